@@ -1,0 +1,1 @@
+//! What every `MetaStore` must do (being written).

@@ -1,0 +1,1 @@
+//! A naive namespace in memory (being written).

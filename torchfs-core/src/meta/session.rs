@@ -1,0 +1,328 @@
+//! One client's use of a [`MetaStore`]: numbers its requests so that retries are exactly-once, and gives each operation a
+//! typed method.
+
+use super::{
+    Allocate, Allocation, Attr, AttrChange, ClusterMap, Command, Content, ContentChange, FsStat, IfExists, Listing,
+    MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved, Status, XattrMode,
+};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{ClientId, InodeId, RequestId, ShardId};
+use crate::layout::Profile;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A client of a metadata store. Cheap to clone; clones share the numbering.
+#[derive(Clone, Debug)]
+pub struct MetaSession {
+    store: Arc<dyn MetaStore>,
+    client: ClientId,
+    numbers: Arc<Mutex<Numbers>>,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u64,
+    open: BTreeSet<u64>,
+}
+
+/// Takes the number out of the open ones however the request ends, a dropped future included.
+struct Open<'a> {
+    session: &'a MetaSession,
+    sequence: u64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.session.numbers().open.remove(&self.sequence);
+    }
+}
+
+fn unexpected<T>(answer: impl std::fmt::Debug) -> Result<T> {
+    Err(Error::new(Kind::Protocol, format!("metadata gave an answer of the wrong kind: {answer:?}")))
+}
+
+macro_rules! expect_variant {
+    ($value:expr, $pattern:pat => $result:expr) => {
+        match $value {
+            $pattern => Ok($result),
+            other => unexpected(other),
+        }
+    };
+}
+
+impl MetaSession {
+    /// Starts a session with a fresh client id.
+    #[must_use]
+    pub fn new(store: Arc<dyn MetaStore>) -> Self {
+        MetaSession { store, client: ClientId::random(), numbers: Arc::default() }
+    }
+
+    /// The store underneath.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn MetaStore> {
+        &self.store
+    }
+
+    fn numbers(&self) -> std::sync::MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies any operation under a fresh request id.
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn apply(&self, op: MetaOp) -> Result<MetaReply> {
+        let (sequence, answered_below) = {
+            let mut numbers = self.numbers();
+            numbers.last += 1;
+            let sequence = numbers.last;
+            numbers.open.insert(sequence);
+            (sequence, numbers.open.first().copied().unwrap_or(sequence))
+        };
+        let _open = Open { session: self, sequence };
+        let request = RequestId { client: self.client, sequence };
+        self.store.apply(Command { request, answered_below, op }).await
+    }
+
+    async fn apply_for_attr(&self, op: MetaOp) -> Result<Attr> {
+        expect_variant!(self.apply(op).await?, MetaReply::Attr(attr) => attr)
+    }
+
+    async fn apply_for_done(&self, op: MetaOp) -> Result<()> {
+        expect_variant!(self.apply(op).await?, MetaReply::Done => ())
+    }
+
+    /// [`MetaOp::Batch`].
+    ///
+    /// # Errors
+    /// Of the batch as a whole; each operation's own is inside.
+    pub async fn batch(&self, ops: Vec<MetaOp>) -> Result<Vec<Result<MetaReply>>> {
+        expect_variant!(self.apply(MetaOp::Batch(ops)).await?, MetaReply::Batch(replies) => replies)
+    }
+
+    /// [`MetaOp::Create`] without content.
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn create(&self, parent: InodeId, name: Name, inode: NewInode, if_exists: IfExists) -> Result<Attr> {
+        self.apply_for_attr(MetaOp::Create { parent, name, inode, if_exists, content: None }).await
+    }
+
+    /// [`MetaOp::Link`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<Attr> {
+        self.apply_for_attr(MetaOp::Link { ino, parent, name }).await
+    }
+
+    /// [`MetaOp::Unlink`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn unlink(&self, parent: InodeId, name: Name) -> Result<Attr> {
+        self.apply_for_attr(MetaOp::Unlink { parent, name }).await
+    }
+
+    /// [`MetaOp::Rmdir`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn rmdir(&self, parent: InodeId, name: Name) -> Result<()> {
+        self.apply_for_done(MetaOp::Rmdir { parent, name }).await
+    }
+
+    /// [`MetaOp::Rename`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn rename(&self, from: (InodeId, Name), to: (InodeId, Name), mode: RenameMode) -> Result<Attr> {
+        let op = MetaOp::Rename { parent: from.0, name: from.1, new_parent: to.0, new_name: to.1, mode };
+        self.apply_for_attr(op).await
+    }
+
+    /// [`MetaOp::SetAttr`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn set_attr(&self, ino: InodeId, change: AttrChange) -> Result<Attr> {
+        self.apply_for_attr(MetaOp::SetAttr { ino, change }).await
+    }
+
+    /// [`MetaOp::Commit`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn commit(&self, ino: InodeId, change: ContentChange) -> Result<Attr> {
+        self.apply_for_attr(MetaOp::Commit { ino, change }).await
+    }
+
+    /// [`MetaOp::SetXattr`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn set_xattr(&self, ino: InodeId, name: Name, value: Vec<u8>, mode: XattrMode) -> Result<()> {
+        self.apply_for_done(MetaOp::SetXattr { ino, name, value, mode }).await
+    }
+
+    /// [`MetaOp::RemoveXattr`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn remove_xattr(&self, ino: InodeId, name: Name) -> Result<()> {
+        self.apply_for_done(MetaOp::RemoveXattr { ino, name }).await
+    }
+
+    /// [`MetaOp::SetProfile`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn set_profile(&self, ino: InodeId, profile: Option<Profile>) -> Result<()> {
+        self.apply_for_done(MetaOp::SetProfile { ino, profile }).await
+    }
+
+    /// [`MetaOp::ReportShards`].
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub async fn report_shards(&self, shards: Vec<ShardId>) -> Result<()> {
+        self.apply_for_done(MetaOp::ReportShards(shards)).await
+    }
+
+    /// [`MetaStore::allocate`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn allocate(&self, request: Allocate) -> Result<Vec<Allocation>> {
+        self.store.allocate(request).await
+    }
+
+    /// [`MetaQuery::Lookup`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
+        expect_variant!(self.store.query(MetaQuery::Lookup { parent, name }).await?, MetaAnswer::Attr(attr) => attr)
+    }
+
+    /// [`MetaQuery::Attr`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
+        expect_variant!(self.store.query(MetaQuery::Attr(ino)).await?, MetaAnswer::Attr(attr) => attr)
+    }
+
+    /// [`MetaQuery::Parent`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn parent(&self, ino: InodeId) -> Result<Attr> {
+        expect_variant!(self.store.query(MetaQuery::Parent(ino)).await?, MetaAnswer::Attr(attr) => attr)
+    }
+
+    /// [`MetaQuery::Open`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn open(&self, ino: InodeId) -> Result<(Attr, Content)> {
+        let answer = self.store.query(MetaQuery::Open(ino)).await?;
+        expect_variant!(answer, MetaAnswer::Opened(attr, content) => (attr, content))
+    }
+
+    /// [`MetaQuery::List`] without extents.
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn list(&self, ino: InodeId, after: Option<Name>, limit: u32) -> Result<Listing> {
+        let query = MetaQuery::List { ino, after, limit, extents: false };
+        expect_variant!(self.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
+    }
+
+    /// [`MetaQuery::List`] with extents and stripes: all that is needed to read the files.
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn list_with_extents(&self, ino: InodeId, after: Option<Name>, limit: u32) -> Result<Listing> {
+        let query = MetaQuery::List { ino, after, limit, extents: true };
+        expect_variant!(self.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
+    }
+
+    /// [`MetaQuery::Resolve`] from the root, following a link at the end.
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn resolve(&self, path: &[u8]) -> Result<Resolved> {
+        self.resolve_from(InodeId::ROOT, path, true).await
+    }
+
+    /// [`MetaQuery::Resolve`] from the root; a link at the end is itself the answer.
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn resolve_no_follow(&self, path: &[u8]) -> Result<Resolved> {
+        self.resolve_from(InodeId::ROOT, path, false).await
+    }
+
+    async fn resolve_from(&self, from: InodeId, path: &[u8], follow: bool) -> Result<Resolved> {
+        let query = MetaQuery::Resolve { from, path: path.to_vec(), follow };
+        expect_variant!(self.store.query(query).await?, MetaAnswer::Resolved(resolved) => resolved)
+    }
+
+    /// [`MetaQuery::ReadLink`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn read_link(&self, ino: InodeId) -> Result<Vec<u8>> {
+        expect_variant!(self.store.query(MetaQuery::ReadLink(ino)).await?, MetaAnswer::Bytes(bytes) => bytes)
+    }
+
+    /// [`MetaQuery::Xattr`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn xattr(&self, ino: InodeId, name: Name) -> Result<Vec<u8>> {
+        expect_variant!(self.store.query(MetaQuery::Xattr { ino, name }).await?, MetaAnswer::Bytes(bytes) => bytes)
+    }
+
+    /// [`MetaQuery::Xattrs`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<Name>> {
+        expect_variant!(self.store.query(MetaQuery::Xattrs(ino)).await?, MetaAnswer::Names(names) => names)
+    }
+
+    /// [`MetaQuery::Profile`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn profile(&self, ino: InodeId) -> Result<(Profile, bool)> {
+        let answer = self.store.query(MetaQuery::Profile(ino)).await?;
+        expect_variant!(answer, MetaAnswer::Profile(profile, own) => (profile, own))
+    }
+
+    /// [`MetaQuery::FsStat`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn fs_stat(&self) -> Result<FsStat> {
+        expect_variant!(self.store.query(MetaQuery::FsStat).await?, MetaAnswer::FsStat(stat) => stat)
+    }
+
+    /// [`MetaQuery::Map`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn map(&self) -> Result<ClusterMap> {
+        expect_variant!(self.store.query(MetaQuery::Map).await?, MetaAnswer::Map(map) => map)
+    }
+
+    /// [`MetaQuery::Status`].
+    ///
+    /// # Errors
+    /// What the query answers.
+    pub async fn status(&self) -> Result<Status> {
+        expect_variant!(self.store.query(MetaQuery::Status).await?, MetaAnswer::Status(status) => *status)
+    }
+}

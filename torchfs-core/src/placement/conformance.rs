@@ -1,0 +1,1 @@
+//! What every placement policy must do (being written).

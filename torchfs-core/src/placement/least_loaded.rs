@@ -1,0 +1,5 @@
+//! Being written.
+
+/// Being written.
+#[derive(Clone, Debug, Default)]
+pub struct LeastLoaded;

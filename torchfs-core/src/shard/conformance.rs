@@ -1,0 +1,1 @@
+//! What every `ShardStore` must do (being written).

@@ -1,0 +1,3 @@
+//! TorchFS metadata node (being written).
+
+pub mod kv;
