@@ -4,6 +4,7 @@
 //! memory store for tests. Wrappers over the same trait add faults and limits, not flags inside.
 
 pub mod conformance;
+pub mod fault;
 pub mod memory;
 
 use crate::error::Result;
@@ -51,9 +52,11 @@ pub struct ShardStat {
 /// # Contract for implementors
 /// - `put` is durable when it returns `Ok`: it survives SIGKILL and power loss. It checks every block against its
 ///   checksum first and stores nothing if one differs (`Corrupt`). Putting the same bytes again under the same id is `Ok`;
-///   other bytes under a taken id are `Exists`: shards are immutable. A full disk is `NoSpace` before anything is kept.
+///   other bytes under a taken id are `Exists`: shards are immutable. A full disk is `NoSpace` before anything is kept. No
+///   bytes at all, or more than [`SHARD_BYTES_MAX`](crate::settings::SHARD_BYTES_MAX), are `InvalidInput`.
 /// - `get` returns the blocks that cover the range, clipped to the shard's end, checked against the stored checksums. A
-///   range that starts at or past the end is `InvalidInput`. A damaged shard is `Corrupt`, a missing one `NotFound`.
+///   range that is empty or starts at or past the end is `InvalidInput`. A damaged shard is `Corrupt`, a missing one
+///   `NotFound`. More than [`GET_MANY_MAX`](crate::settings::GET_MANY_MAX) reads at once are `InvalidInput`.
 /// - `delete` of a shard that is not there is `Ok`.
 /// - Nothing blocks for longer than [`SHARD_DEADLINE`](crate::settings::SHARD_DEADLINE) on behalf of the caller.
 ///
