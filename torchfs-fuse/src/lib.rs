@@ -1,1 +1,187 @@
-//! x
+//! TorchFS as a mounted file system: a thin adapter from FUSE to [`torchfs_core::Client`].
+//!
+//! What it is not: a second client. Caching, staging, consistency and failure handling are the core's; this crate knows
+//! handles, errno and the kernel's manners. fuser is known only here.
+//!
+//! ```no_run
+//! # async fn run() -> torchfs_core::Result<()> {
+//! use torchfs_core::Client;
+//! use torchfs_fuse::MountOptions;
+//!
+//! let client = Client::connect(["127.0.0.1:7100"]).await?;
+//! let mounted = torchfs_fuse::mount(client, "/mnt/data".as_ref(), MountOptions::default())?;
+//! mounted.wait().await
+//! # }
+//! ```
+
+mod adapter;
+mod convert;
+mod errno;
+mod handles;
+mod volume;
+
+pub use errno::errno;
+
+use adapter::Adapter;
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use torchfs_core::{Client, Error, IoContext, Kind, Result};
+use volume::Volume;
+
+/// How long operations that are under way may still take after the file system is unmounted.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+
+const ENOTCONN: i32 = 107;
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Takes no writes.
+    pub read_only: bool,
+    /// Other users than the one who mounts may use it, by the permission bits. Default: when root mounts.
+    pub allow_other: bool,
+    /// Threads that take requests from the kernel; the work itself runs on the tokio runtime.
+    pub threads: usize,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions { read_only: false, allow_other: rustix::process::geteuid().is_root(), threads: 2 }
+    }
+}
+
+/// A mounted file system. Dropping it unmounts.
+#[derive(Debug)]
+pub struct Mounted {
+    mountpoint: PathBuf,
+    unmounter: Arc<Mutex<SessionUnmounter>>,
+    ended: watch::Receiver<Option<Result<()>>>,
+    tasks: TaskTracker,
+}
+
+/// Mounts the file system of `client` on the folder `mountpoint`. When this returns, the mount is usable.
+///
+/// # Errors
+/// `NotFound` or `NotDirectory` for the mountpoint, `NotPermitted` without /dev/fuse or the right to mount, `Io` otherwise.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result<Mounted> {
+    check_mountpoint(mountpoint)?;
+    let tasks = TaskTracker::new();
+    let adapter = Adapter::new(Arc::new(Volume::new(client)), Handle::current(), tasks.clone());
+    let mut session =
+        Session::new(adapter, mountpoint, &config(&options)).map_err(|error| mount_error(mountpoint, error))?;
+    let unmounter = Arc::new(Mutex::new(session.unmount_callable()));
+    let (ended_in, ended) = watch::channel(None);
+    let name = format!("cannot start the mount of {}", mountpoint.display());
+    // The thread ends when the kernel says that the file system is unmounted; `Mounted` sees to it that this happens.
+    std::thread::Builder::new()
+        .name("torchfs-mount".to_owned())
+        .spawn(move || {
+            let result = session.run().io(|| "the connection to the kernel failed");
+            ended_in.send_replace(Some(result));
+        })
+        .io(|| name)?;
+    Ok(Mounted { mountpoint: mountpoint.to_owned(), unmounter, ended, tasks })
+}
+
+impl Mounted {
+    /// Where it is mounted.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Returns when the file system is unmounted, by whomever, and what was under way is done.
+    ///
+    /// # Errors
+    /// `Io` if the connection to the kernel failed.
+    pub async fn wait(&self) -> Result<()> {
+        let mut ended = self.ended.clone();
+        let result = match ended.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Ok(())),
+            Err(_) => Err(Error::new(Kind::Io, "the mount's thread failed")),
+        };
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN_DEADLINE, self.tasks.wait()).await.is_err() {
+            return Err(Error::new(Kind::Timeout, "operations were still under way after the unmount"));
+        }
+        result
+    }
+
+    /// Unmounts and waits. A mount that is in use is detached at once, and ends when its last user lets go.
+    ///
+    /// # Errors
+    /// As [`Mounted::wait`], or if it cannot be unmounted.
+    pub async fn unmount(&self) -> Result<()> {
+        if self.ended.borrow().is_none() {
+            let (unmounter, mountpoint) = (self.unmounter.clone(), self.mountpoint.clone());
+            // The kernel writes back and asks this very file system before the call returns.
+            let unmounted = tokio::task::spawn_blocking(move || start_unmount(&unmounter, &mountpoint)).await;
+            unmounted.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the unmount failed")))?;
+        }
+        self.wait().await
+    }
+}
+
+fn start_unmount(unmounter: &Mutex<SessionUnmounter>, mountpoint: &Path) -> Result<()> {
+    if unmounter.lock().unwrap_or_else(PoisonError::into_inner).unmount().is_ok() {
+        return Ok(());
+    }
+    rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH)
+        .io(|| format!("unmount {}", mountpoint.display()))
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.ended.borrow().is_none()
+            && let Err(error) = start_unmount(&self.unmounter, &self.mountpoint)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+fn config(options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("torchfs".to_owned()),
+        MountOption::Subtype("torchfs".to_owned()),
+        MountOption::DefaultPermissions,
+        MountOption::NoAtime,
+        if options.read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(options.threads.max(1));
+    config
+}
+
+fn check_mountpoint(mountpoint: &Path) -> Result<()> {
+    let found = std::fs::metadata(mountpoint).map_err(|error| match error.raw_os_error() {
+        // A daemon that died leaves its mount behind (ENOTCONN).
+        Some(ENOTCONN) => {
+            let at = mountpoint.display();
+            let message = format!("{at} is a mount whose process is gone; run: umount -l {at}");
+            Error::new(Kind::Exists, message)
+        }
+        _ => Error::io(format!("mountpoint {}", mountpoint.display()), error),
+    })?;
+    if found.is_dir() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::NotDirectory, format!("mountpoint {} is not a folder", mountpoint.display())))
+}
+
+fn mount_error(mountpoint: &Path, error: std::io::Error) -> Error {
+    let at = mountpoint.display();
+    if !Path::new("/dev/fuse").exists() {
+        return Error::caused(Kind::NotPermitted, format!("mount {at}: this machine has no /dev/fuse"), error);
+    }
+    Error::io(format!("mount {at}"), error)
+}

@@ -1,0 +1,586 @@
+//! The FUSE side: each callback turns its arguments into ours, starts a task, and the task replies. No callback waits.
+
+use crate::convert;
+use crate::errno::errno;
+use crate::volume::{Change, OpenHow, Opened, Volume, attr_change, new_inode};
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::{OFlags, XattrFlags};
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use torchfs_core::meta::{FsStat, IfExists, Name, NewKind, RenameMode, XattrMode};
+use torchfs_core::{Error, InodeId, Kind, Result};
+
+/// How long the kernel may answer names and attributes from what it was told last.
+const TTL: Duration = Duration::from_secs(1);
+
+/// How long any operation that does not carry written data may take before it fails with EIO. The parts underneath have
+/// shorter deadlines of their own; this is the backstop.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The largest write the kernel sends at once.
+const WRITE_BYTES_MAX: u32 = 1024 * 1024;
+
+/// The kernel's readahead for one file.
+const READAHEAD_BYTES: u32 = 1024 * 1024;
+
+const GENERATION: Generation = Generation(0);
+
+/// The callbacks of one mount.
+#[derive(Debug)]
+pub struct Adapter {
+    volume: Arc<Volume>,
+    runtime: Handle,
+    tasks: TaskTracker,
+}
+
+impl Adapter {
+    pub fn new(volume: Arc<Volume>, runtime: Handle, tasks: TaskTracker) -> Self {
+        Adapter { volume, runtime, tasks }
+    }
+
+    /// Runs `work` as a task with a deadline and hands its result to `reply`.
+    fn answer<T: Send, W>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(Arc<Volume>) -> W,
+        reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) where
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let work = work(self.volume.clone());
+        let task = async move {
+            let result = tokio::time::timeout(DEADLINE, work).await;
+            let result = result.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "no answer in time")));
+            reply(result.map_err(|error| told(what, &error)));
+        };
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Like [`Adapter::answer`] for work on written data, which takes as long as the data is large.
+    fn answer_write<T: Send, W>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(Arc<Volume>) -> W,
+        reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) where
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let work = work(self.volume.clone());
+        let task = async move { reply(work.await.map_err(|error| told(what, &error))) };
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+}
+
+/// The errno for the application; what it cannot say goes to the log.
+fn told(what: &'static str, error: &Error) -> Errno {
+    let errno = errno(error);
+    if errno.code() == Errno::EIO.code() {
+        tracing::warn!("{what}: {error}");
+    }
+    errno
+}
+
+fn reply_entry(reply: ReplyEntry) -> impl FnOnce(Result<torchfs_core::meta::Attr, Errno>) + Send + 'static {
+    move |result| match result {
+        Ok(attr) => reply.entry(&TTL, &convert::attr(&attr), GENERATION),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<torchfs_core::meta::Attr, Errno>) + Send + 'static {
+    move |result| match result {
+        Ok(attr) => reply.attr(&TTL, &convert::attr(&attr)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) + Send + 'static {
+    move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32) -> impl FnOnce(Result<Vec<u8>, Errno>) + Send + 'static {
+    move |result| match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() <= size as usize => reply.data(&value),
+        Ok(_) => reply.error(Errno::ERANGE),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn open_flags(opened: Opened) -> FopenFlags {
+    if opened.keep_pages { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+}
+
+fn how(flags: OpenFlags) -> OpenHow {
+    let truncate = flags.0 & OFlags::TRUNC.bits() as i32 != 0;
+    OpenHow { writable: truncate || flags.acc_mode() != OpenAccMode::O_RDONLY, truncate }
+}
+
+/// Blocks of 4 KiB of content that fit: raw space divided by what the root folder's profile spends per byte.
+fn content_blocks(raw_bytes: u64, stat: &FsStat) -> u64 {
+    let (k, n) = stat.profile.map_or((1, 1), |profile| (u64::from(profile.data), profile.shards() as u64));
+    raw_bytes / 4096 * k / n
+}
+
+/// Names as listxattr(2) wants them: each followed by NUL.
+fn xattr_list(names: &[Name]) -> Vec<u8> {
+    names.iter().flat_map(|name| name.as_bytes().iter().copied().chain([0])).collect()
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ASYNC_DIO,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!("the kernel does not offer {flag:?}");
+            }
+        }
+        // Each setter answers with the nearest possible value when ours is out of range.
+        if let Err(nearest) = config.set_max_write(WRITE_BYTES_MAX) {
+            let _ = config.set_max_write(nearest);
+        }
+        if let Err(nearest) = config.set_max_readahead(READAHEAD_BYTES) {
+            let _ = config.set_max_readahead(nearest);
+        }
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = convert::name(name);
+        self.answer(
+            "lookup",
+            |volume| async move { volume.lookup(convert::ino(parent), name?).await },
+            reply_entry(reply),
+        );
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, _lookups: u64) {
+        self.volume.handles.forget(convert::ino(ino));
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.answer("getattr", |volume| async move { volume.attr(convert::ino(ino)).await }, reply_attr(reply));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _created: Option<SystemTime>,
+        _changed: Option<SystemTime>,
+        _backup: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let rest = attr_change(mode, uid, gid, atime.map(convert::time), mtime.map(convert::time));
+        let change = Change { size, rest };
+        let handle = handle.map(|handle| handle.0);
+        self.answer_write(
+            "setattr",
+            |volume| async move { volume.set_attr(convert::ino(ino), change, handle).await },
+            reply_attr(reply),
+        );
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.answer(
+            "readlink",
+            |volume| async move { volume.read_link(convert::ino(ino)).await },
+            move |result| match result {
+                Ok(target) => reply.data(&target),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = convert::node_kind(mode, rdev).map(|kind| new_inode(kind, mode, request.uid(), request.gid()));
+        self.make("mknod", parent, name, made, reply);
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let inode = new_inode(NewKind::Directory, mode, request.uid(), request.gid());
+        self.make("mkdir", parent, name, Ok(inode), reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let kind = NewKind::Symlink(target.as_os_str().as_bytes().to_vec());
+        let inode = new_inode(kind, 0o777, request.uid(), request.gid());
+        self.make("symlink", parent, name, Ok(inode), reply);
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = convert::name(name);
+        self.answer(
+            "unlink",
+            |volume| async move { volume.unlink(convert::ino(parent), name?).await },
+            reply_empty(reply),
+        );
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = convert::name(name);
+        self.answer(
+            "rmdir",
+            |volume| async move { volume.rmdir(convert::ino(parent), name?).await },
+            reply_empty(reply),
+        );
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let (name, new_name) = (convert::name(name), convert::name(new_name));
+        self.answer(
+            "rename",
+            |volume| async move {
+                volume.rename((convert::ino(parent), name?), (convert::ino(new_parent), new_name?), mode).await
+            },
+            reply_empty(reply),
+        );
+    }
+
+    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = convert::name(name);
+        self.answer(
+            "link",
+            |volume| async move { volume.link(convert::ino(ino), convert::ino(parent), name?).await },
+            reply_entry(reply),
+        );
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(
+            "open",
+            |volume| async move { volume.open(convert::ino(ino), how(flags)).await },
+            move |result| match result {
+                Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let name = convert::name(name);
+        let inode = new_inode(NewKind::File, mode, request.uid(), request.gid());
+        let exclusive = flags & OFlags::EXCL.bits() as i32 != 0;
+        let if_exists = if exclusive { IfExists::Fail } else { IfExists::Keep };
+        self.answer(
+            "create",
+            |volume| async move {
+                volume.create(convert::ino(parent), name?, inode, if_exists, how(OpenFlags(flags))).await
+            },
+            move |result| match result {
+                Ok((attr, opened)) => {
+                    let handle = FileHandle(opened.handle);
+                    reply.created(&TTL, &convert::attr(&attr), GENERATION, handle, open_flags(opened));
+                }
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.answer(
+            "read",
+            |volume| async move { volume.read(handle.0, offset, size as usize).await },
+            move |result| match result {
+                Ok(data) => reply.data(&data),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let len = data.len() as u32;
+        let data = Bytes::copy_from_slice(data);
+        self.answer_write(
+            "write",
+            |volume| async move { volume.write(handle.0, offset, data).await },
+            move |result| match result {
+                Ok(()) => reply.written(len),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn flush(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.answer_write("close", |volume| async move { volume.flush(handle.0).await }, reply_empty(reply));
+    }
+
+    fn fsync(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.answer_write("fsync", |volume| async move { volume.flush(handle.0).await }, reply_empty(reply));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.answer_write("release", |volume| async move { volume.release(handle.0).await }, reply_empty(reply));
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const KEEP_SIZE: i32 = 1;
+        match mode {
+            0 => self.answer_write(
+                "fallocate",
+                |volume| async move { volume.allocate(handle.0, offset, length).await },
+                reply_empty(reply),
+            ),
+            KEEP_SIZE => reply.ok(),
+            _ => reply.error(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(self.volume.handles.insert_dir(convert::ino(ino))), FopenFlags::empty());
+    }
+
+    fn readdir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.answer(
+            "readdir",
+            |volume| async move {
+                let result = volume.read_dir(handle.0, offset, |entry| {
+                    let kind = convert::file_type(entry.kind);
+                    reply.add(INodeNo(entry.ino.0), entry.next, kind, OsStr::from_bytes(entry.name))
+                });
+                let result = result.await;
+                Ok((result, reply))
+            },
+            |result| match result {
+                Ok((Ok(()), reply)) => reply.ok(),
+                Ok((Err(error), reply)) => reply.error(told("readdir", &error)),
+                // The reply went down with the work that passed its deadline, which fuser answers with EIO.
+                Err(_) => (),
+            },
+        );
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.answer(
+            "readdir",
+            |volume| async move {
+                let result = volume.read_dir(handle.0, offset, |entry| {
+                    let name = OsStr::from_bytes(entry.name);
+                    match entry.attr {
+                        Some(attr) => {
+                            let attr = convert::attr(&attr);
+                            reply.add(attr.ino, entry.next, name, &TTL, &attr, GENERATION)
+                        }
+                        // The kernel knows `.` and `..` itself and takes nothing but their type from here.
+                        None => {
+                            let attr = convert::bare_directory(entry.ino);
+                            reply.add(attr.ino, entry.next, name, &Duration::ZERO, &attr, GENERATION)
+                        }
+                    }
+                });
+                let result = result.await;
+                Ok((result, reply))
+            },
+            |result| match result {
+                Ok((Ok(()), reply)) => reply.ok(),
+                Ok((Err(error), reply)) => reply.error(told("readdir", &error)),
+                Err(_) => (),
+            },
+        );
+    }
+
+    fn releasedir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.volume.handles.remove_dir(handle.0);
+        reply.ok();
+    }
+
+    /// Names are durable when the call that made them returns.
+    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.answer(
+            "statfs",
+            |volume| async move { volume.fs_stat().await },
+            move |result| match result {
+                Ok(stat) => {
+                    let blocks = content_blocks(stat.capacity_bytes, &stat);
+                    let free = content_blocks(stat.capacity_bytes.saturating_sub(stat.used_bytes), &stat);
+                    // Inodes have no limit of their own; the free ones shown are more than anything needs.
+                    let inodes_free = u64::from(u32::MAX);
+                    reply.statfs(blocks, free, free, stat.inodes + inodes_free, inodes_free, 4096, 255, 4096);
+                }
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match XattrFlags::from_bits_retain(flags as u32) {
+            XattrFlags::CREATE => XattrMode::Create,
+            XattrFlags::REPLACE => XattrMode::Replace,
+            _ => XattrMode::Either,
+        };
+        let (name, value) = (convert::name(name), value.to_vec());
+        self.answer(
+            "setxattr",
+            |volume| async move { volume.set_xattr(convert::ino(ino), name?, value, mode).await },
+            reply_empty(reply),
+        );
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = convert::name(name);
+        self.answer(
+            "getxattr",
+            |volume| async move { volume.xattr(convert::ino(ino), name?).await },
+            reply_xattr(reply, size),
+        );
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.answer(
+            "listxattr",
+            |volume| async move { Ok(xattr_list(&volume.xattrs(convert::ino(ino)).await?)) },
+            reply_xattr(reply, size),
+        );
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = convert::name(name);
+        self.answer(
+            "removexattr",
+            |volume| async move { volume.remove_xattr(convert::ino(ino), name?).await },
+            reply_empty(reply),
+        );
+    }
+}
+
+impl Adapter {
+    fn make(
+        &self,
+        what: &'static str,
+        parent: INodeNo,
+        name: &OsStr,
+        inode: Result<torchfs_core::meta::NewInode>,
+        reply: ReplyEntry,
+    ) {
+        let name = convert::name(name);
+        let parent: InodeId = convert::ino(parent);
+        self.answer(what, |volume| async move { volume.make(parent, name?, inode?).await }, reply_entry(reply));
+    }
+}

@@ -1,0 +1,129 @@
+//! What is open: files and folders by handle number, and files by inode, because the attributes of a file that is being
+//! written are those of the open file.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use torchfs_core::meta::{DirEntry, Name};
+use torchfs_core::{Error, File, InodeId, Kind, Result, Version};
+
+/// An open file.
+#[derive(Clone, Debug)]
+pub struct OpenFile {
+    pub file: File,
+    pub writable: bool,
+}
+
+/// An open folder: one page of its entries, and where each page seen so far began.
+#[derive(Debug)]
+pub struct OpenDir {
+    pub ino: InodeId,
+    pub pages: tokio::sync::Mutex<Pages>,
+}
+
+/// Entry `n` of a listing has offset `n + 3` after it; 1 and 2 are `.` and `..`.
+#[derive(Debug, Default)]
+pub struct Pages {
+    /// For each page begun: the number of its first entry and the name before it.
+    pub starts: Vec<(u64, Option<Name>)>,
+    /// Which of `starts` is loaded.
+    pub page: usize,
+    /// Its entries.
+    pub entries: Vec<DirEntry>,
+    /// Whether more follow it.
+    pub more: bool,
+    /// The folder above.
+    pub parent: Option<InodeId>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    files: HashMap<u64, OpenFile>,
+    /// An open file of each open inode, and how many handles it has.
+    inodes: HashMap<InodeId, (File, usize)>,
+    dirs: HashMap<u64, Arc<OpenDir>>,
+    /// Which version the kernel's pages of an inode are of.
+    cached: HashMap<InodeId, Version>,
+}
+
+/// All handles of one mount.
+#[derive(Debug, Default)]
+pub struct Handles {
+    next: AtomicU64,
+    tables: Mutex<Tables>,
+}
+
+fn bad_handle(number: u64) -> Error {
+    Error::new(Kind::InvalidInput, format!("handle {number} is not open"))
+}
+
+impl Handles {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn insert_file(&self, file: File, writable: bool) -> u64 {
+        let number = self.number();
+        let mut tables = self.tables();
+        tables.inodes.entry(file.ino()).or_insert_with(|| (file.clone(), 0)).1 += 1;
+        tables.files.insert(number, OpenFile { file, writable });
+        number
+    }
+
+    pub fn file(&self, number: u64) -> Result<OpenFile> {
+        self.tables().files.get(&number).cloned().ok_or_else(|| bad_handle(number))
+    }
+
+    /// An open file of the inode, if there is one.
+    pub fn file_of(&self, ino: InodeId) -> Option<File> {
+        self.tables().inodes.get(&ino).map(|(file, _)| file.clone())
+    }
+
+    /// Closes a handle; the file is returned if it was the inode's last.
+    pub fn remove_file(&self, number: u64) -> Option<File> {
+        let mut tables = self.tables();
+        let closed = tables.files.remove(&number)?;
+        let ino = closed.file.ino();
+        let (_, count) = tables.inodes.get_mut(&ino)?;
+        *count -= 1;
+        (*count == 0).then(|| tables.inodes.remove(&ino).map(|(file, _)| file)).flatten()
+    }
+
+    pub fn insert_dir(&self, ino: InodeId) -> u64 {
+        let number = self.number();
+        let dir = OpenDir { ino, pages: tokio::sync::Mutex::default() };
+        self.tables().dirs.insert(number, Arc::new(dir));
+        number
+    }
+
+    pub fn dir(&self, number: u64) -> Result<Arc<OpenDir>> {
+        self.tables().dirs.get(&number).cloned().ok_or_else(|| bad_handle(number))
+    }
+
+    pub fn remove_dir(&self, number: u64) {
+        self.tables().dirs.remove(&number);
+    }
+
+    /// The kernel is about to see this version; whether the pages it may have are of the same one.
+    pub fn pages_still_good(&self, ino: InodeId, version: Version) -> bool {
+        self.tables().cached.insert(ino, version) == Some(version)
+    }
+
+    /// This mount itself committed `version`: the kernel's pages already show it, unless another client came between.
+    pub fn committed(&self, ino: InodeId, version: Version) {
+        if let Some(cached) = self.tables().cached.get_mut(&ino)
+            && cached.0 + 1 == version.0
+        {
+            *cached = version;
+        }
+    }
+
+    /// The kernel forgot the inode and its pages.
+    pub fn forget(&self, ino: InodeId) {
+        self.tables().cached.remove(&ino);
+    }
+}

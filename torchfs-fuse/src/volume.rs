@@ -1,0 +1,334 @@
+//! The file system operations as the kernel means them, on top of [`Client`]; no FUSE types here.
+//!
+//! Rules: a file's writes are committed when a writable handle is closed or synced, and the result is what close(2) or
+//! fsync(2) returns; attributes of a file with uncommitted writes show them.
+
+use crate::handles::{Handles, OpenDir, Pages};
+use torchfs_core::meta::{
+    Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
+};
+use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
+
+/// Entries asked of metadata at a time.
+const PAGE_ENTRIES: u32 = 1024;
+
+/// What setattr(2) and its relatives ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    pub size: Option<u64>,
+    pub rest: AttrChange,
+}
+
+/// A file that was just opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    pub handle: u64,
+    /// Whether pages that the kernel has of it are still right.
+    pub keep_pages: bool,
+}
+
+/// An entry as readdir wants it.
+#[derive(Debug)]
+pub struct ListedEntry<'a> {
+    pub ino: InodeId,
+    pub kind: FileKind,
+    pub name: &'a [u8],
+    /// The offset that continues after it.
+    pub next: u64,
+    /// Attributes, except for `.` and `..`.
+    pub attr: Option<Attr>,
+}
+
+/// One mounted file system.
+#[derive(Debug)]
+pub struct Volume {
+    client: Client,
+    pub handles: Handles,
+}
+
+impl Volume {
+    pub fn new(client: Client) -> Self {
+        Volume { client, handles: Handles::default() }
+    }
+
+    /// `attr` with the size and times of writes that are not committed yet.
+    fn with_writes(&self, mut attr: Attr) -> Attr {
+        if let Some(file) = self.handles.file_of(attr.ino)
+            && file.is_dirty()
+        {
+            let open = file.attr();
+            attr.size = open.size;
+            attr.allocated = open.allocated.max(attr.allocated);
+            attr.mtime = open.mtime;
+            attr.ctime = attr.ctime.max(open.mtime);
+        }
+        attr
+    }
+
+    pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
+        Ok(self.with_writes(self.client.meta().lookup(parent, name).await?))
+    }
+
+    pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
+        match self.client.meta().attr(ino).await {
+            Ok(attr) => Ok(self.with_writes(attr)),
+            // Collected while it is still open here.
+            Err(error) if error.kind() == Kind::NotFound => match self.handles.file_of(ino) {
+                Some(file) => Ok(Attr { nlink: 0, ..file.attr() }),
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    pub async fn set_attr(&self, ino: InodeId, change: Change, handle: Option<u64>) -> Result<Attr> {
+        if let Some(size) = change.size {
+            self.truncate(ino, size, handle).await?;
+        }
+        if change.rest == AttrChange::default() {
+            return self.attr(ino).await;
+        }
+        if change.rest.mtime.is_some()
+            && let Some(file) = self.handles.file_of(ino)
+        {
+            // A later commit would set the time of the writes that came before this call.
+            self.commit(&file).await?;
+        }
+        Ok(self.with_writes(self.client.meta().set_attr(ino, change.rest).await?))
+    }
+
+    /// ftruncate(2) stays with the open file until it is committed; truncate(2) of a file that is not open is a change by
+    /// itself.
+    async fn truncate(&self, ino: InodeId, size: u64, handle: Option<u64>) -> Result<()> {
+        if let Some(number) = handle {
+            return self.handles.file(number)?.file.truncate(size).await;
+        }
+        let file = match self.handles.file_of(ino) {
+            Some(file) => file,
+            None => self.client.open_inode(ino).await?,
+        };
+        file.truncate(size).await?;
+        self.commit(&file).await
+    }
+
+    async fn commit(&self, file: &File) -> Result<()> {
+        if file.is_dirty() {
+            let attr = file.commit().await?;
+            self.handles.committed(attr.ino, attr.version);
+        }
+        Ok(())
+    }
+
+    pub async fn make(&self, parent: InodeId, name: Name, inode: NewInode) -> Result<Attr> {
+        self.client.meta().create(parent, name, inode, IfExists::Fail).await
+    }
+
+    /// open(2) with O_CREAT.
+    pub async fn create(
+        &self,
+        parent: InodeId,
+        name: Name,
+        inode: NewInode,
+        if_exists: IfExists,
+        flags: OpenHow,
+    ) -> Result<(Attr, Opened)> {
+        let attr = self.client.meta().create(parent, name, inode, if_exists).await?;
+        let opened = self.open(attr.ino, flags).await?;
+        Ok((self.with_writes(attr), opened))
+    }
+
+    pub async fn open(&self, ino: InodeId, how: OpenHow) -> Result<Opened> {
+        let file = self.client.open_inode(ino).await?;
+        if how.truncate {
+            file.truncate(0).await?;
+        }
+        let version = file.attr().version;
+        let keep_pages = self.handles.pages_still_good(ino, version) && !how.truncate;
+        Ok(Opened { handle: self.handles.insert_file(file, how.writable), keep_pages })
+    }
+
+    pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {
+        self.handles.file(handle)?.file.read_at(offset, len).await
+    }
+
+    pub async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes) -> Result<()> {
+        self.handles.file(handle)?.file.write_at(offset, data).await
+    }
+
+    /// close(2) and fsync(2).
+    pub async fn flush(&self, handle: u64) -> Result<()> {
+        let open = self.handles.file(handle)?;
+        if open.writable { self.commit(&open.file).await } else { Ok(()) }
+    }
+
+    /// The last reference to a handle is gone. What a memory mapping wrote after close(2) is committed here.
+    pub async fn release(&self, handle: u64) -> Result<()> {
+        match self.handles.remove_file(handle) {
+            Some(file) => self.commit(&file).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room: the file is at least `offset + len` long afterwards. Space in the cluster cannot be set aside.
+    pub async fn allocate(&self, handle: u64, offset: u64, len: u64) -> Result<()> {
+        let file = self.handles.file(handle)?.file;
+        let end =
+            offset.checked_add(len).ok_or_else(|| Error::new(Kind::FileTooLarge, "range past the largest file"))?;
+        if end > file.attr().size { file.truncate(end).await } else { Ok(()) }
+    }
+
+    pub async fn unlink(&self, parent: InodeId, name: Name) -> Result<()> {
+        self.client.meta().unlink(parent, name).await.map(drop)
+    }
+
+    pub async fn rmdir(&self, parent: InodeId, name: Name) -> Result<()> {
+        self.client.meta().rmdir(parent, name).await
+    }
+
+    pub async fn rename(&self, from: (InodeId, Name), to: (InodeId, Name), mode: RenameMode) -> Result<()> {
+        self.client.meta().rename(from, to, mode).await.map(drop)
+    }
+
+    pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<Attr> {
+        Ok(self.with_writes(self.client.meta().link(ino, parent, name).await?))
+    }
+
+    pub async fn read_link(&self, ino: InodeId) -> Result<Vec<u8>> {
+        self.client.meta().read_link(ino).await
+    }
+
+    pub async fn fs_stat(&self) -> Result<FsStat> {
+        self.client.meta().fs_stat().await
+    }
+
+    pub async fn set_xattr(&self, ino: InodeId, name: Name, value: Vec<u8>, mode: XattrMode) -> Result<()> {
+        check_xattr_name(&name, Kind::Unsupported)?;
+        self.client.meta().set_xattr(ino, name, value, mode).await
+    }
+
+    pub async fn xattr(&self, ino: InodeId, name: Name) -> Result<Vec<u8>> {
+        // The kernel asks for security.capability before every write; answering here saves a request each time.
+        check_xattr_name(&name, Kind::NoAttribute)?;
+        self.client.meta().xattr(ino, name).await
+    }
+
+    pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<Name>> {
+        self.client.meta().xattrs(ino).await
+    }
+
+    pub async fn remove_xattr(&self, ino: InodeId, name: Name) -> Result<()> {
+        check_xattr_name(&name, Kind::NoAttribute)?;
+        self.client.meta().remove_xattr(ino, name).await
+    }
+
+    /// Gives entries from `offset` on to `take` until it says it is full (true).
+    pub async fn read_dir(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(ListedEntry<'_>) -> bool,
+    ) -> Result<()> {
+        let dir = self.handles.dir(handle)?;
+        let mut pages = dir.pages.lock().await;
+        if offset == 0 {
+            *pages = Pages { parent: Some(self.client.meta().parent(dir.ino).await?.ino), ..Pages::default() };
+        }
+        let parent = pages.parent.unwrap_or(dir.ino);
+        for (at, (name, ino)) in [(b".".as_slice(), dir.ino), (b"..".as_slice(), parent)].into_iter().enumerate() {
+            let next = at as u64 + 1;
+            let entry = ListedEntry { ino, kind: FileKind::Directory, name, next, attr: None };
+            if offset <= at as u64 && take(entry) {
+                return Ok(());
+            }
+        }
+        let mut number = offset.saturating_sub(2);
+        loop {
+            self.load_page(&dir, &mut pages, number).await?;
+            let first = pages.starts[pages.page].0;
+            while let Some(entry) = pages.entries.get((number - first) as usize) {
+                if take(self.listed(entry, number + 3)) {
+                    return Ok(());
+                }
+                number += 1;
+            }
+            if !pages.more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn listed<'a>(&self, entry: &'a DirEntry, next: u64) -> ListedEntry<'a> {
+        ListedEntry {
+            ino: entry.attr.ino,
+            kind: entry.attr.kind,
+            name: entry.name.as_bytes(),
+            next,
+            attr: Some(self.with_writes(entry.attr.clone())),
+        }
+    }
+
+    /// Loads the page that holds entry `number`, walking forward from the last page known.
+    async fn load_page(&self, dir: &OpenDir, pages: &mut Pages, number: u64) -> Result<()> {
+        if pages.starts.is_empty() {
+            pages.starts.push((0, None));
+            self.fetch_page(dir, pages, 0).await?;
+        }
+        let wanted = pages.starts.partition_point(|(first, _)| *first <= number) - 1;
+        if wanted != pages.page {
+            self.fetch_page(dir, pages, wanted).await?;
+        }
+        while pages.more && number >= pages.starts[pages.page].0 + pages.entries.len() as u64 {
+            let next = pages.page + 1;
+            if next == pages.starts.len() {
+                let first = pages.starts[pages.page].0 + pages.entries.len() as u64;
+                let after = pages.entries.last().map(|entry| entry.name.clone());
+                pages.starts.push((first, after));
+            }
+            self.fetch_page(dir, pages, next).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch_page(&self, dir: &OpenDir, pages: &mut Pages, page: usize) -> Result<()> {
+        let after = pages.starts[page].1.clone();
+        let listing = self.client.meta().list(dir.ino, after, PAGE_ENTRIES).await?;
+        // An empty page that promises more would never end.
+        pages.more = listing.more && !listing.entries.is_empty();
+        pages.entries = listing.entries;
+        pages.page = page;
+        Ok(())
+    }
+}
+
+/// How a file is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenHow {
+    pub writable: bool,
+    pub truncate: bool,
+}
+
+/// A new inode owned by the caller.
+pub fn new_inode(kind: NewKind, mode: u32, uid: u32, gid: u32) -> NewInode {
+    NewInode { kind, mode: mode & 0o7777, uid, gid, mtime: None }
+}
+
+/// Only `user.` and `trusted.` attributes are kept: access control lists and security labels would have to be obeyed too.
+fn check_xattr_name(name: &Name, otherwise: Kind) -> Result<()> {
+    let bytes = name.as_bytes();
+    if bytes.starts_with(b"user.") || bytes.starts_with(b"trusted.") {
+        return Ok(());
+    }
+    let kind = if bytes.starts_with(b"system.") { Kind::Unsupported } else { otherwise };
+    Err(Error::new(kind, format!("extended attribute {name}: only user. and trusted. are kept")))
+}
+
+/// The change of setattr without the size, from its parts.
+pub fn attr_change(
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    atime: Option<SetTime>,
+    mtime: Option<SetTime>,
+) -> AttrChange {
+    AttrChange { mode: mode.map(|mode| mode & 0o7777), uid, gid, atime, mtime }
+}
