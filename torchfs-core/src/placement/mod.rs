@@ -4,6 +4,7 @@ pub mod conformance;
 mod domain;
 mod least_loaded;
 mod rendezvous;
+mod spread;
 
 pub use domain::FailureDomain;
 pub use least_loaded::LeastLoaded;
@@ -50,8 +51,11 @@ pub struct Placing {
 ///
 /// # Contract for implementors
 /// Pure: the answer depends on the arguments alone. It names no node twice and none without room. The first
-/// `placing.shards` nodes (or all, if there are fewer) are the choice and lie in as many different failure domains as
-/// possible, widest level first; all other nodes with room follow as spares.
+/// `placing.shards` nodes (or all, if there are fewer) are the choice and lie in failure domains as evenly as possible,
+/// widest level first: no domain gets a second shard where another could take its first. All other nodes with room follow
+/// as spares.
+///
+/// The suite in [`conformance`] runs against every implementation.
 pub trait PlacementPolicy: Debug + Send + Sync {
     /// The nodes in order of preference.
     fn place(&self, nodes: &[Candidate], placing: &Placing) -> Vec<NodeId>;
