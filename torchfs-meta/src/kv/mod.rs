@@ -3,11 +3,20 @@
 //! Synchronous, because both implementations answer from memory or the local disk; callers on the async runtime move long
 //! work off its threads.
 
+#[cfg(test)]
+pub(crate) mod conformance;
+mod fjall;
+
+pub use self::fjall::{FjallKv, FjallStore};
+
 use std::fmt::Debug;
 use torchfs_core::Result;
 
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// A key that is larger than every key in use: names, and numbers after a tag of one byte, all end earlier.
+pub const END: [u8; 16] = [0xff; 16];
 
 /// Reading, of a live store or of a view of it.
 pub trait KvRead: Debug + Send + Sync {
