@@ -1,0 +1,106 @@
+//! A `torchfs mount` process.
+
+use crate::cluster::{Cluster, run, wait_until};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Whether this machine can mount. If not, says so on one line; where `TORCHFS_REQUIRE_FUSE` is set, as in CI, that is a
+/// failure instead.
+///
+/// # Panics
+/// Without /dev/fuse where it is required.
+#[must_use]
+pub fn fuse_or_skip() -> bool {
+    if Path::new("/dev/fuse").exists() {
+        return true;
+    }
+    assert!(std::env::var_os("TORCHFS_REQUIRE_FUSE").is_none(), "/dev/fuse is required here and missing");
+    println!("skipped: no /dev/fuse");
+    false
+}
+
+/// A mounted file system in a process of its own. Unmounted and killed when dropped.
+#[derive(Debug)]
+pub struct Mount {
+    process: Option<Child>,
+    point: PathBuf,
+}
+
+impl Mount {
+    /// Mounts the cluster on a new folder `name` inside the cluster's own, with a cache of its own.
+    ///
+    /// # Panics
+    /// If it is not usable in time.
+    #[must_use]
+    pub fn start(cluster: &Cluster, name: &str) -> Self {
+        Mount::start_with(cluster, name, &[])
+    }
+
+    /// [`Mount::start`] with further arguments.
+    ///
+    /// # Panics
+    /// If it is not usable in time.
+    #[must_use]
+    pub fn start_with(cluster: &Cluster, name: &str, args: &[&str]) -> Self {
+        let point = cluster.dir().join(name);
+        std::fs::create_dir_all(&point).expect("a mountpoint");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(cluster.dir().join(format!("{name}.log")));
+        let cache = cluster.dir().join(format!("{name}-cache"));
+        let mut command = cluster.command(["mount"]);
+        command.arg(&point).arg("--cache-dir").arg(cache).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log file"));
+        let process = Some(command.spawn().expect("torchfs mount starts"));
+        wait_until("the mount is there", || is_mounted(&point));
+        Mount { process, point }
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.point
+    }
+
+    /// A path inside.
+    #[must_use]
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.point.join(path)
+    }
+
+    /// Kills the process with SIGKILL and cleans the mountpoint.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().expect("it can be killed");
+        process.wait().expect("it can be waited for");
+        let unmounted = Command::new("umount").arg("-l").arg(&self.point).status().expect("umount runs");
+        assert!(unmounted.success());
+    }
+
+    /// Unmounts as a user does, and waits for the process to end well.
+    ///
+    /// # Panics
+    /// If either fails.
+    pub fn unmount(mut self) {
+        let mut process = self.process.take().expect("it runs");
+        run(Command::new("umount").arg(&self.point)).ok();
+        wait_until("the mount's process ends", || process.try_wait().expect("it can be asked").is_some());
+        assert!(process.wait().expect("it has ended").success(), "the mount's process failed");
+    }
+}
+
+fn is_mounted(point: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1) == point.to_str())
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = Command::new("umount").arg("-l").arg(&self.point).stderr(Stdio::null()).status();
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Clients killed with SIGKILL in the middle of writing: the old version, or nothing, is there; never half a file.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use torchfs_tests::{Cluster, Mount, Noise, fuse_or_skip, run, wait_until, write_file};
+
+const BIG: usize = 150 << 20;
+
+/// Starts a `put` and kills it when it has sent something.
+fn kill_in_the_middle_of_put(cluster: &Cluster, source: &std::path::Path, target: &str) {
+    let shards = || (0..6).map(|store| cluster.shard_files(store).len()).sum::<usize>();
+    let before = shards();
+    let mut put = cluster.command(["put", source.to_str().expect("UTF-8"), target]);
+    let mut put = put.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    wait_until("the put has sent shards", || shards() > before || put.try_wait().expect("asks").is_some());
+    put.kill().expect("kills");
+    let status = put.wait().expect("waits");
+    assert!(!status.success(), "the put was done before it could be killed; make the file larger");
+}
+
+#[test]
+fn a_killed_put_leaves_nothing_or_the_old_version() {
+    let cluster = Cluster::start();
+    let big = cluster.dir().join("big");
+    write_file(&big, &Noise::new(1).bytes(BIG));
+    kill_in_the_middle_of_put(&cluster, &big, "/new");
+    cluster.torchfs(["stat", "/new"]).failed_with(torchfs_tests::exit::NOT_FOUND);
+
+    let small = cluster.dir().join("small");
+    write_file(&small, b"the old version");
+    cluster.torchfs(["put", small.to_str().expect("UTF-8"), "/kept"]).ok();
+    kill_in_the_middle_of_put(&cluster, &big, "/kept");
+    assert_eq!(cluster.torchfs(["cat", "/kept"]).stdout, b"the old version");
+    // And the name can be written again.
+    cluster.torchfs(["put", big.to_str().expect("UTF-8"), "/kept"]).ok();
+    assert_eq!(cluster.torchfs(["cat", "/kept"]).stdout.len(), BIG);
+}
+
+#[test]
+fn a_killed_mount_leaves_the_old_version() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mut mount = Mount::start(&cluster, "mnt");
+    fs::write(mount.join("kept"), b"the old version").expect("writes");
+    let mut over = fs::OpenOptions::new().write(true).truncate(true).open(mount.join("kept")).expect("opens");
+    let mut new = fs::File::create(mount.join("new")).expect("creates");
+    let noise = Noise::new(2).bytes(40 << 20);
+    over.write_all(&noise).expect("writes");
+    new.write_all(&noise).expect("writes");
+    mount.kill();
+    drop((over, new));
+    assert_eq!(cluster.torchfs(["cat", "/kept"]).stdout, b"the old version");
+    // The new name was made by open(2); its content was never closed.
+    assert_eq!(cluster.torchfs(["cat", "/new"]).stdout, b"");
+
+    // The same cache folder serves the next mount, without anything of the dead one's as content.
+    let again = Mount::start(&cluster, "mnt");
+    assert_eq!(fs::read(again.join("kept")).expect("reads"), b"the old version");
+    assert_eq!(fs::read(again.join("new")).expect("reads"), b"");
+    again.unmount();
+}
+
+#[test]
+fn put_from_standard_input_is_whole_or_absent() {
+    let cluster = Cluster::start();
+    let content = Noise::new(3).bytes(18 << 20);
+    torchfs_tests::run_with_input(&mut cluster.command(["put", "-", "/piped"]), &content).ok();
+    assert!(cluster.torchfs(["cat", "/piped"]).stdout == content);
+    assert!(run(&mut cluster.command(["get", "/piped", "-"])).stdout == content);
+}

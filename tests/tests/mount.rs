@@ -1,0 +1,299 @@
+//! The mount as programs use it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use torchfs_tests::{
+    Cluster, Mount, Noise, assert_same_tree, fuse_or_skip, run, wait_until, write_file, write_small_files,
+};
+
+/// A tree with everything that a copy can get wrong.
+fn nasty_tree(root: &Path) {
+    write_small_files(root, 3, 30, 50_000);
+    write_file(&root.join("empty"), b"");
+    write_file(&root.join("large"), &Noise::new(4).bytes(18_000_003));
+    write_file(&root.join("name with spaces"), b"spaces");
+    write_file(&root.join("line\nbreak"), b"newline");
+    write_file(&root.join(OsStr::from_bytes(b"not-utf8-\xff\xfe")), b"bytes");
+    write_file(&root.join("x".repeat(255)), b"long");
+    write_file(&root.join("script.sh"), b"#!/bin/sh\n");
+    fs::set_permissions(root.join("script.sh"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    std::os::unix::fs::symlink("large", root.join("link")).expect("symlink");
+    std::os::unix::fs::symlink("nowhere", root.join("dangling")).expect("symlink");
+    fs::hard_link(root.join("large"), root.join("other-name")).expect("link");
+    let sparse = fs::File::create(root.join("sparse")).expect("creates");
+    sparse.write_all_at(b"middle", 40 << 20).expect("writes");
+    sparse.set_len(64 << 20).expect("grows");
+    fs::create_dir_all(root.join("a/b/c/d/e")).expect("folders");
+}
+
+fn shell(folder: &Path, script: &str) {
+    run(Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(folder)).ok();
+}
+
+#[test]
+fn cp_tar_find_and_rsync_like_tools_keep_everything() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let source = cluster.dir().join("source");
+    nasty_tree(&source);
+    let mount = Mount::start(&cluster, "mnt");
+    shell(mount.path(), "cp -a ../source copied");
+    shell(mount.path(), "mkdir unpacked && tar -C ../source -cf - . | tar -C unpacked -xf -");
+    // Fresh eyes: nothing that this mount remembers can help.
+    mount.unmount();
+    let mount = Mount::start(&cluster, "other");
+    assert_same_tree(&source, &mount.join("copied"));
+    assert_same_tree(&source, &mount.join("unpacked"));
+    // And out through the library.
+    let out = cluster.dir().join("out");
+    cluster.torchfs(["get", "-r", "/copied", out.to_str().expect("UTF-8")]).ok();
+    assert_same_tree(&source, &out);
+    // In through the library, out through the mount.
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/put"]).ok();
+    assert_same_tree(&source, &mount.join("put"));
+    let sparse = fs::metadata(mount.join("put/sparse")).expect("stat");
+    assert!(sparse.blocks() * 512 < 8 << 20, "holes stay holes: {} blocks", sparse.blocks());
+    mount.unmount();
+}
+
+#[test]
+fn git_clones_and_checks() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    shell(
+        mount.path(),
+        "export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+         git init -q one && cd one
+         for n in 1 2 3 4 5; do mkdir -p d$n; seq $((n * 1000)) > d$n/file; git add -A; git commit -qm $n; done
+         cd .. && git clone -q one two && git -C two fsck --full --strict && git -C two gc -q --prune=now
+         test -z \"$(git -C two status --porcelain)\"
+         git -C two checkout -q HEAD~2 && test ! -e two/d5",
+    );
+    mount.unmount();
+}
+
+/// What `torchvision.datasets.ImageFolder` does; the prototype marked folders as files, so it found nothing.
+#[test]
+fn regression_18_python_walks_and_reads_a_dataset() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let source = cluster.dir().join("source");
+    write_small_files(&source, 4, 60, 30_000);
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/data"]).ok();
+    let mount = Mount::start(&cluster, "mnt");
+    let script = "
+import os, sys, hashlib
+def digest(root):
+    out = []
+    for entry in sorted(os.scandir(root), key=lambda e: e.name):
+        assert entry.is_dir(follow_symlinks=False), entry.name
+        for folder, _, names in sorted(os.walk(entry.path)):
+            for name in sorted(names):
+                out.append((entry.name, name, hashlib.sha256(open(os.path.join(folder, name), 'rb').read()).hexdigest()))
+    return out
+a, b = digest(sys.argv[1]), digest(sys.argv[2])
+assert len(a) == 240 and a == b, (len(a), len(b))
+";
+    let finished = run(Command::new("python3").args(["-c", script]).arg(&source).arg(mount.join("data")));
+    finished.ok();
+    mount.unmount();
+}
+
+/// How every checkpoint writer saves: write beside, rename over.
+#[test]
+fn regression_19_rename_over_an_existing_name_replaces_it_atomically() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    let (temporary, name) = (mount.join("model.tmp"), mount.join("model"));
+    fs::write(&name, b"version 0").expect("writes");
+    let mut old = fs::File::open(&name).expect("opens");
+    for version in 1..=5 {
+        fs::write(&temporary, format!("version {version}")).expect("writes");
+        fs::rename(&temporary, &name).expect("replaces");
+        assert_eq!(fs::read_to_string(&name).expect("reads"), format!("version {version}"));
+    }
+    let mut text = String::new();
+    old.read_to_string(&mut text).expect("an open file keeps its version");
+    assert_eq!(text, "version 0");
+    fs::create_dir(mount.join("folder")).expect("mkdir");
+    fs::write(mount.join("folder/inside"), b"x").expect("writes");
+    fs::rename(mount.join("folder"), mount.join("moved")).expect("renames");
+    assert_eq!(fs::read(mount.join("moved/inside")).expect("reads"), b"x");
+    let error = fs::remove_dir(mount.join("moved")).expect_err("it is not empty");
+    assert_eq!(error.raw_os_error(), Some(39), "ENOTEMPTY, not {error}");
+    mount.unmount();
+}
+
+/// The prototype answered EINPROGRESS for "exists", and 0 for failures.
+#[test]
+fn regression_22_errno_says_what_is_wrong() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    fs::create_dir(mount.join("d")).expect("mkdir");
+    fs::write(mount.join("f"), b"x").expect("writes");
+    let errno = |result: std::io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+    assert_eq!(errno(fs::create_dir(mount.join("d"))), Some(17), "EEXIST");
+    assert_eq!(errno(fs::create_dir(mount.join("f/x"))), Some(20), "ENOTDIR");
+    assert_eq!(errno(fs::remove_file(mount.join("nothing"))), Some(2), "ENOENT");
+    assert_eq!(errno(fs::rename(mount.join("f"), mount.join("d"))), Some(21), "EISDIR");
+    assert_eq!(errno(fs::rename(mount.join("d"), mount.join("f"))), Some(20), "ENOTDIR");
+    assert_eq!(errno(fs::create_dir(mount.join("n".repeat(256)))), Some(36), "ENAMETOOLONG");
+    assert_eq!(errno(fs::OpenOptions::new().write(true).create_new(true).open(mount.join("f")).map(drop)), Some(17));
+    mount.unmount();
+}
+
+#[test]
+fn files_are_written_at_any_place_and_cut_both_ways() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    let mut model = Noise::new(6).bytes(20_000_000);
+    let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(mount.join("f"));
+    let file = file.as_mut().expect("creates");
+    file.write_all(&model).expect("writes");
+    file.sync_all().expect("syncs");
+    for (at, len) in [(0, 10), (4_194_300, 20), (16_777_200, 100_000), (19_999_990, 500)] {
+        let bytes = Noise::new(at).bytes(len);
+        file.seek(SeekFrom::Start(at)).expect("seeks");
+        file.write_all(&bytes).expect("writes");
+        model.resize(model.len().max(at as usize + len), 0);
+        model[at as usize..at as usize + len].copy_from_slice(&bytes);
+    }
+    let mut seen = vec![0; model.len()];
+    file.read_exact_at(&mut seen, 0).expect("reads what it wrote");
+    assert!(seen == model);
+    file.set_len(18_000_000).expect("cuts");
+    file.set_len(18_000_100).expect("grows");
+    model.truncate(18_000_000);
+    model.resize(18_000_100, 0);
+    fs::OpenOptions::new()
+        .append(true)
+        .open(mount.join("f"))
+        .and_then(|mut end| end.write_all(b"end"))
+        .expect("appends");
+    model.extend_from_slice(b"end");
+    assert!(fs::read(mount.join("f")).expect("reads") == model);
+    mount.unmount();
+    assert!(cluster.torchfs(["cat", "/f"]).stdout == model, "what close acknowledged is in the cluster");
+}
+
+/// A failed close must say so: the prototype uploaded after close had returned.
+#[test]
+fn regression_06_close_reports_what_could_not_be_stored() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    fs::write(mount.join("f"), b"the old version").expect("writes");
+    for store in 0..5 {
+        cluster.kill_store(store);
+    }
+    // fsync(2) and close(2) both report; std's drop hides close, so dd tells.
+    let dd = format!("dd if=/dev/urandom of={} bs=1M count=3 conv=notrunc", mount.join("f").display());
+    let finished = run(Command::new("bash").args(["-c", &dd]));
+    assert_ne!(finished.code, Some(0), "five of six nodes are gone: {}", finished.stderr);
+    cluster.start_all();
+    cluster.wait_for_stores("up", 6);
+    assert_eq!(cluster.torchfs(["cat", "/f"]).stdout, b"the old version");
+}
+
+#[test]
+fn attributes_links_and_xattrs() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    shell(
+        mount.path(),
+        "echo x > f; chmod 640 f; touch -d '2001-02-03 04:05:06.123456789' f
+         test \"$(stat -c '%a %y' f)\" = '640 2001-02-03 04:05:06.123456789 +0000'
+         ln f g; test \"$(stat -c %h f)\" = 2; rm f; test \"$(cat g)\" = x
+         ln -s g s; test \"$(readlink s)\" = g; test \"$(cat s)\" = x
+         python3 - <<'E'
+import os
+os.setxattr('g', 'user.label', b'cat\\x00dog')
+assert os.getxattr('g', 'user.label') == b'cat\\x00dog'
+assert os.listxattr('g') == ['user.label']
+os.removexattr('g', 'user.label')
+assert os.listxattr('g') == []
+f = open('u', 'w+b'); f.write(b'a' * 100000); f.flush(); os.unlink('u')
+f.seek(0); assert f.read() == b'a' * 100000
+s = os.statvfs('.'); assert s.f_blocks > s.f_bfree > 0
+E
+         mkfifo p; test -p p",
+    );
+    mount.unmount();
+}
+
+/// The prototype loaded the whole namespace at mount, one request per entry, and hung at unmount.
+#[test]
+fn regressions_24_and_25_mounting_is_quick_and_unmounting_ends_the_process() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let source = cluster.dir().join("source");
+    write_small_files(&source, 2, 1500, 100);
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/data"]).ok();
+    let mount = Mount::start(&cluster, "mnt");
+    let names = fs::read_dir(mount.join("data/class-0")).expect("lists").count();
+    assert_eq!(names, 1500);
+    mount.unmount();
+}
+
+#[test]
+fn what_one_client_writes_another_reads() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let (one, two) = (Mount::start(&cluster, "one"), Mount::start(&cluster, "two"));
+    for round in 0..5 {
+        let text = format!("round {round} {}", "x".repeat(round * 100_000));
+        fs::write(one.join("f"), &text).expect("writes");
+        // Close-to-open: the size that the other mount's kernel remembers is at most a second old.
+        wait_until("the other client sees it", || fs::read_to_string(two.join("f")).is_ok_and(|seen| seen == text));
+    }
+    fs::remove_file(two.join("f")).expect("removes");
+    cluster.torchfs(["stat", "/f"]).failed_with(torchfs_tests::exit::NOT_FOUND);
+}
+
+#[test]
+fn a_background_mount_is_usable_when_the_command_returns() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let point = cluster.dir().join("bg");
+    fs::create_dir(&point).expect("mkdir");
+    let mut mount = cluster.command(["mount"]);
+    mount.arg(&point).arg("--background").arg("--cache-dir").arg(cluster.dir().join("bg-cache"));
+    run(&mut mount).ok();
+    fs::write(point.join("f"), b"x").expect("the mount is usable");
+    run(Command::new("umount").arg(&point)).ok();
+    // And it fails where it cannot be.
+    let mut mount = cluster.command(["mount", "/no/such/folder", "--background"]);
+    assert_ne!(run(&mut mount).code, Some(0));
+}
