@@ -203,7 +203,7 @@ pub struct ShardRange {
 #[must_use]
 pub fn widen_to_blocks(range: &Range<u32>, len: u32) -> Range<u32> {
     let block = BLOCK_BYTES as u32;
-    range.start / block * block..range.end.next_multiple_of(block).min(len)
+    range.start / block * block..range.end.min(len).next_multiple_of(block).min(len)
 }
 
 /// A stripe and where its shards are.
