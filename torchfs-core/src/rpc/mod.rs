@@ -4,15 +4,37 @@
 //! address, an old binary or another cluster is a clear error and not a hang. tarpc is known only here and in the
 //! `service.rs` of the servers.
 
+mod admission;
+mod buffer;
+mod codec;
+mod connection;
+mod handshake;
+mod meta;
 mod payload;
+mod pool;
+mod raft;
+mod server;
+mod socket;
+mod store;
+#[cfg(test)]
+mod store_test;
+mod transport;
 
+pub use meta::{MetaClient, MetaService};
 pub use payload::Payload;
+pub use pool::StorePool;
+pub use raft::{RaftClient, RaftService};
+pub use server::Server;
+pub use store::StoreClient;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ids::{MetaId, ShardId};
 use crate::meta::{Allocate, Allocation, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaQuery, MetaReply};
 use crate::shard::{ShardBlocks, ShardRead, ShardStat};
 use serde::{Deserialize, Serialize};
+
+/// The version of everything behind the handshake. Two versions do not talk to each other.
+pub const PROTOCOL_VERSION: u16 = 1;
 
 /// What a connection is for; named in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -78,4 +100,16 @@ pub trait StoreRpc {
     async fn stat(shard: ShardId) -> Result<ShardStat, Error>;
     /// See [`ShardStore::list`](crate::shard::ShardStore::list).
     async fn list(after: Option<ShardId>, limit: u32) -> Result<Vec<ShardStat>, Error>;
+}
+
+/// Opaque messages between metadata nodes; see [`RaftService`].
+#[tarpc::service]
+pub trait RaftRpc {
+    /// See [`RaftService::call`].
+    async fn exchange(request: Payload) -> Result<Payload, Error>;
+}
+
+/// The peer gave an answer, but to another question.
+fn mismatch(addr: &str) -> Error {
+    Error::new(Kind::Protocol, format!("{addr} answered another question than it was asked"))
 }

@@ -1,0 +1,195 @@
+//! The server's end: [`Server`] answers any of the three services on one listening socket.
+//!
+//! What it promises to its host: connections, and requests per connection, are bounded; a stranger costs one short-lived
+//! task; a change that was begun is not given up because the client went away; when it returns, nothing of it runs on.
+
+use super::admission::{Admission, Admitted};
+use super::transport::Transport;
+use super::{MetaService, RaftService, Service, handshake, meta, raft, socket, store};
+use crate::ids::ClusterId;
+use crate::shard::ShardStore;
+use async_trait::async_trait;
+use futures::StreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest};
+use tarpc::{ClientMessage, RequestName, Response, ServerError};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Most connections of one server; further ones are closed at once.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// Answers that may wait for the socket. Further ones keep their requests' room, which keeps further requests out.
+const ANSWERS_WAITING_MAX: usize = 16;
+
+/// How long to wait when the process has no file descriptor for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How one service answers its requests.
+#[async_trait]
+pub(super) trait Handler: Clone + Send + Sync + 'static {
+    type Request: DeserializeOwned + RequestName + Send + Sync + 'static;
+    type Response: Serialize + Send + 'static;
+
+    /// Whether the request changes something, and therefore runs to its end even if nobody waits for the answer.
+    fn is_change(request: &Self::Request) -> bool;
+
+    async fn handle(self, request: Self::Request) -> Self::Response;
+}
+
+/// Offers services to clients that belong to the same cluster.
+#[derive(Clone, Debug)]
+pub struct Server {
+    cluster: watch::Receiver<Option<ClusterId>>,
+    store: Option<Arc<dyn ShardStore>>,
+    meta: Option<Arc<dyn MetaService>>,
+    raft: Option<Arc<dyn RaftService>>,
+}
+
+/// What the tasks of one running server share.
+#[derive(Clone)]
+struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// A server that offers nothing yet. While `cluster` is `None`, clients of any cluster are let in.
+    #[must_use]
+    pub fn new(cluster: watch::Receiver<Option<ClusterId>>) -> Self {
+        Server { cluster, store: None, meta: None, raft: None }
+    }
+
+    /// Offers a storage node's shards.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn ShardStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Offers metadata to clients and storage nodes.
+    #[must_use]
+    pub fn meta(mut self, meta: Arc<dyn MetaService>) -> Self {
+        self.meta = Some(meta);
+        self
+    }
+
+    /// Offers Raft to the other metadata nodes.
+    #[must_use]
+    pub fn raft(mut self, raft: Arc<dyn RaftService>) -> Self {
+        self.raft = Some(raft);
+        self
+    }
+
+    /// Serves until `stop` fires; then no task of it is left and the port is free. A request that is under way then is
+    /// given up like at a crash.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let tasks = Tasks { tracker: TaskTracker::new(), stop: stop.child_token() };
+        // Also stops everything if this future is dropped.
+        let _stop_on_drop = tasks.stop.clone().drop_guard();
+        stop.run_until_cancelled(self.accept(&listener, &tasks)).await;
+        drop(listener);
+        tasks.tracker.close();
+        tasks.tracker.wait().await;
+    }
+
+    async fn accept(&self, listener: &TcpListener, tasks: &Tasks) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let (server, own) = (self.clone(), tasks.clone());
+            tasks.tracker.spawn(async move {
+                let _place = place;
+                own.stop.run_until_cancelled(server.serve(stream, &own)).await;
+            });
+        }
+    }
+
+    async fn serve(self, mut stream: TcpStream, tasks: &Tasks) {
+        if socket::configure(&stream).is_err() {
+            return;
+        }
+        let cluster = *self.cluster.borrow();
+        match handshake::welcome(&mut stream, &self.offered(), cluster).await {
+            Some(Service::Store) => serve_with(self.store.map(store::StoreHandler), stream, tasks).await,
+            Some(Service::Meta) => serve_with(self.meta.map(meta::MetaHandler), stream, tasks).await,
+            Some(Service::Raft) => serve_with(self.raft.map(raft::RaftHandler), stream, tasks).await,
+            None => {}
+        }
+    }
+
+    fn offered(&self) -> Vec<Service> {
+        let services = [
+            (self.store.is_some(), Service::Store),
+            (self.meta.is_some(), Service::Meta),
+            (self.raft.is_some(), Service::Raft),
+        ];
+        services.into_iter().filter_map(|(is_offered, service)| is_offered.then_some(service)).collect()
+    }
+}
+
+async fn serve_with<H: Handler>(handler: Option<H>, stream: TcpStream, tasks: &Tasks) {
+    let Some(handler) = handler else { return };
+    let transport: Transport<_, ClientMessage<Admitted<H::Request>>, Response<H::Response>> =
+        Transport::new(stream, Admission::limited());
+    let config = Config { pending_response_buffer: ANSWERS_WAITING_MAX };
+    let mut requests = pin!(BaseChannel::new(config, transport).requests());
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            request = requests.next() => {
+                // The peer left, or broke the rules, which it is told by the end of the connection.
+                let Some(Ok(request)) = request else { return };
+                running.spawn(answer(handler.clone(), request, tasks.clone()));
+            }
+            Some(ended) = running.join_next() => {
+                // A request that panicked will never be answered; without a connection its client need not wait.
+                if ended.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+type Arrived<H> = InFlightRequest<Admitted<<H as Handler>::Request>, <H as Handler>::Response>;
+
+async fn answer<H: Handler>(handler: H, request: Arrived<H>, tasks: Tasks) {
+    // Kept until the answer is on its way, so that answers that nobody reads hold up further requests.
+    let _room = request.get().message.permit.clone();
+    let serve = tarpc::server::serve(move |_, admitted| handle(handler, admitted, tasks));
+    request.execute(serve).await;
+}
+
+async fn handle<H: Handler>(
+    handler: H,
+    admitted: Admitted<H::Request>,
+    tasks: Tasks,
+) -> Result<H::Response, ServerError> {
+    let Admitted { message, permit } = admitted;
+    if !H::is_change(&message) {
+        return Ok(handler.handle(message).await);
+    }
+    let stop = tasks.stop;
+    let change = tasks.tracker.spawn(async move {
+        let _room = permit;
+        stop.run_until_cancelled(handler.handle(message)).await
+    });
+    match change.await {
+        Ok(Some(response)) => Ok(response),
+        Ok(None) => Err(ServerError::new(ErrorKind::Interrupted, "the node is stopping".to_owned())),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
