@@ -1,0 +1,193 @@
+//! Reed-Solomon over GF(2^8), the default code: the matrix and the SIMD arithmetic of `reed-solomon-erasure`, driven here.
+//!
+//! The library's own encode and reconstruct want every shard in a mutable buffer of full length. Shards here are slices of
+//! one content buffer, the last ones short or empty, and a read wants one shard restored, not all. So this file takes the
+//! library's code matrix and multiplies slices itself, in pieces that stay in the first-level cache.
+
+use super::ErasureCode;
+use super::check::{check_encode, check_reconstruct};
+use crate::error::{Error, Kind, Result};
+use crate::layout::Profile;
+use reed_solomon_erasure::galois_8::{self, ReedSolomon};
+
+/// Bytes of each shard worked on at a time: the outputs of a piece (m of them) and one input fit 32 KiB of cache.
+const PIECE_BYTES: usize = 8 * 1024;
+
+/// The code for one profile.
+#[derive(Debug)]
+pub struct Gf8 {
+    profile: Profile,
+    /// The m rows of k factors by which parity is made from data.
+    parity_rows: Vec<Vec<u8>>,
+}
+
+impl Gf8 {
+    /// Builds the code.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidInput`] for an impossible profile.
+    pub fn new(profile: Profile) -> Result<Self> {
+        let profile = profile.checked()?;
+        let (data, parity) = (usize::from(profile.data), usize::from(profile.parity));
+        let code = ReedSolomon::new(data, parity).map_err(refused)?;
+        let mut parity_rows = vec![vec![0; data]; parity];
+        for column in 0..data {
+            // Encoding a unit vector shows one column of the library's matrix.
+            let unit: Vec<[u8; 1]> = (0..data).map(|index| [u8::from(index == column)]).collect();
+            let mut coded = vec![[0u8; 1]; parity];
+            code.encode_sep(&unit, &mut coded).map_err(refused)?;
+            for (row, [factor]) in parity_rows.iter_mut().zip(coded) {
+                row[column] = factor;
+            }
+        }
+        Ok(Gf8 { profile, parity_rows })
+    }
+
+    /// The factors that make shard `index` from the data shards.
+    fn row(&self, index: usize) -> Vec<u8> {
+        let data = usize::from(self.profile.data);
+        match index.checked_sub(data) {
+            Some(parity) => self.parity_rows[parity].clone(),
+            None => (0..data).map(|column| u8::from(column == index)).collect(),
+        }
+    }
+}
+
+fn refused(error: reed_solomon_erasure::Error) -> Error {
+    Error::caused(Kind::InvalidInput, "erasure code", error)
+}
+
+impl ErasureCode for Gf8 {
+    fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<()> {
+        check_encode(self.profile, data, parity)?;
+        combine(&self.parity_rows, data, parity);
+        Ok(())
+    }
+
+    fn reconstruct(&self, shards: &[Option<&[u8]>], len: usize, wanted: &[usize]) -> Result<Vec<Vec<u8>>> {
+        check_reconstruct(self.profile, shards, len, wanted)?;
+        // Data shards come first in this order, and each makes a row of the matrix trivial.
+        let chosen: Vec<(usize, &[u8])> = shards
+            .iter()
+            .enumerate()
+            .filter_map(|(index, shard)| shard.map(|bytes| (index, bytes)))
+            .take(usize::from(self.profile.data))
+            .collect();
+        let to_data = invert(chosen.iter().map(|&(index, _)| self.row(index)).collect())?;
+        let rows: Vec<Vec<u8>> = wanted.iter().map(|&index| row_times(&self.row(index), &to_data)).collect();
+        let inputs: Vec<&[u8]> = chosen.iter().map(|&(_, bytes)| bytes).collect();
+        let mut restored = vec![vec![0; len]; wanted.len()];
+        let mut outputs: Vec<&mut [u8]> = restored.iter_mut().map(Vec::as_mut_slice).collect();
+        combine(&rows, &inputs, &mut outputs);
+        Ok(restored)
+    }
+}
+
+/// Makes each output the sum of all inputs, each times the factor in the output's row. Inputs count as padded with zeros.
+fn combine(rows: &[Vec<u8>], inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
+    let len = outputs.first().map_or(0, |output| output.len());
+    for start in (0..len).step_by(PIECE_BYTES) {
+        let end = len.min(start + PIECE_BYTES);
+        for (column, input) in inputs.iter().enumerate() {
+            let piece = &input[start.min(input.len())..end.min(input.len())];
+            for (row, output) in rows.iter().zip(outputs.iter_mut()) {
+                let (covered, rest) = output[start..end].split_at_mut(piece.len());
+                if column == 0 {
+                    multiply(row[column], piece, covered);
+                    rest.fill(0);
+                } else {
+                    multiply_add(row[column], piece, covered);
+                }
+            }
+        }
+    }
+}
+
+/// The library panics on empty slices, and does not know that some factors need no table.
+fn multiply(factor: u8, input: &[u8], output: &mut [u8]) {
+    match factor {
+        0 => output.fill(0),
+        1 => output.copy_from_slice(input),
+        _ if input.is_empty() => {}
+        _ => galois_8::mul_slice(factor, input, output),
+    }
+}
+
+fn multiply_add(factor: u8, input: &[u8], output: &mut [u8]) {
+    if factor != 0 && !input.is_empty() {
+        galois_8::mul_slice_xor(factor, input, output);
+    }
+}
+
+/// `row` times `matrix`.
+fn row_times(row: &[u8], matrix: &[Vec<u8>]) -> Vec<u8> {
+    let product = |column: usize| {
+        row.iter().zip(matrix).fold(0, |sum, (&factor, line)| sum ^ galois_8::mul(factor, line[column]))
+    };
+    (0..row.len()).map(product).collect()
+}
+
+/// The inverse of a square matrix by Gauss-Jordan elimination.
+fn invert(mut matrix: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+    let size = matrix.len();
+    let mut inverse: Vec<Vec<u8>> =
+        (0..size).map(|row| (0..size).map(|column| u8::from(row == column)).collect()).collect();
+    for at in 0..size {
+        // Any k rows of the code's matrix are independent, so a pivot exists; without one the shards are of no use.
+        let pivot = (at..size)
+            .find(|&row| matrix[row][at] != 0)
+            .ok_or_else(|| Error::new(Kind::DataLoss, "shards do not determine the content"))?;
+        matrix.swap(at, pivot);
+        inverse.swap(at, pivot);
+        let scale = galois_8::div(1, matrix[at][at]);
+        for line in [&mut matrix[at], &mut inverse[at]] {
+            line.iter_mut().for_each(|element| *element = galois_8::mul(*element, scale));
+        }
+        for row in (0..size).filter(|&row| row != at) {
+            let factor = matrix[row][at];
+            subtract_row(&mut matrix, row, at, factor);
+            subtract_row(&mut inverse, row, at, factor);
+        }
+    }
+    Ok(inverse)
+}
+
+fn subtract_row(matrix: &mut [Vec<u8>], row: usize, from: usize, factor: u8) {
+    if factor == 0 {
+        return;
+    }
+    let source = matrix[from].clone();
+    for (element, value) in matrix[row].iter_mut().zip(source) {
+        *element ^= galois_8::mul(value, factor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance;
+    use super::*;
+
+    #[test]
+    fn gf8_conforms() {
+        for (data, parity) in [(1, 1), (2, 1), (4, 2), (6, 3), (10, 4), (1, 3)] {
+            conformance::suite(&Gf8::new(Profile::new(data, parity).expect("profile")).expect("code"));
+        }
+    }
+
+    #[test]
+    fn parity_is_what_the_library_itself_makes() {
+        let code = Gf8::new(Profile::DEFAULT).expect("code");
+        let data: Vec<Vec<u8>> = (0..4).map(|shard| conformance::bytes(3 * PIECE_BYTES + 5, shard)).collect();
+        let mut expected = vec![vec![0; data[0].len()]; 2];
+        ReedSolomon::new(4, 2).expect("library").encode_sep(&data, &mut expected).expect("encodes");
+        let mut parity = vec![vec![7; data[0].len()]; 2];
+        let slices: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+        code.encode(&slices, &mut outputs).expect("encodes");
+        assert!(parity == expected);
+    }
+}
