@@ -1,19 +1,60 @@
 //! Stripes in and out: what the client and, later, repair share. [`StripeIo`] writes content as k+m shards on distinct
 //! nodes, and reads byte ranges back with as few shards as possible.
+//!
+//! - `store` writes: encode, place, send, replace nodes that fail.
+//! - `fetch` reads one range: data shards first, others for what is missing, damaged or slow.
+//! - `many` reads many ranges with few requests.
+//! - `spread` is the rule about which nodes may hold how much of a stripe; `latency` decides when a node is slow;
+//!   `report` tells metadata about damage.
+//!
+//! Rule of this module: no byte leaves it that was not checked against the writer's checksum, or restored from such bytes.
 
-use crate::error::Result;
-use crate::layout::{Profile, Stripe, StripeShape};
+mod fetch;
+mod latency;
+mod many;
+mod report;
+mod spread;
+mod store;
+
+#[cfg(test)]
+mod fetch_test;
+#[cfg(test)]
+mod rig_test;
+#[cfg(test)]
+mod store_test;
+
+use crate::error::{Error, Kind, Result};
+use crate::ids::NodeId;
+use crate::layout::Stripe;
 use crate::meta::MetaSession;
-use crate::shard::ShardStores;
-use bytes::Bytes;
+use crate::settings::SHARD_DEADLINE;
+use crate::shard::{ShardStore, ShardStores};
+use latency::Latencies;
+use report::Reporter;
+use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest that one stripe is worked on: a node that lets its deadline pass, then its replacement, then one more.
+const STRIPE_DEADLINE: Duration = SHARD_DEADLINE.saturating_mul(3);
+
+/// Work on more bytes than this (checksums, copies, decoding: about 0.2 ms) leaves the runtime's threads.
+const INLINE_BYTES_MAX: usize = 512 * 1024;
 
 /// Reads and writes stripes over a set of storage nodes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StripeIo {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     meta: MetaSession,
     stores: Arc<dyn ShardStores>,
+    latencies: Latencies,
+    reporter: Reporter,
+    writes: store::Writes,
 }
 
 /// One read of [`StripeIo::read_many`].
@@ -29,43 +70,36 @@ impl StripeIo {
     /// Over this metadata (for places to write, and to report damage to) and these nodes.
     #[must_use]
     pub fn new(meta: MetaSession, stores: Arc<dyn ShardStores>) -> Self {
-        StripeIo { meta, stores }
+        let reporter = Reporter::new(meta.clone());
+        let shared =
+            Shared { meta, stores, latencies: Latencies::default(), reporter, writes: store::Writes::default() };
+        StripeIo { shared: Arc::new(shared) }
     }
+}
 
-    /// Writes one stripe and returns its record, which a commit must name before a file has it. `data` is
-    /// `shape.data_bytes` long.
-    ///
-    /// A node that fails is replaced by a spare. If there are fewer nodes than shards, several shards go to one node as
-    /// long as any one node may still be lost; the record then [is under-spread](Stripe::is_under_spread).
-    ///
-    /// # Errors
-    /// `NoSpace` if nodes refuse for lack of space, `Unavailable` if not even one node's loss could be survived.
-    pub async fn write(&self, shape: StripeShape, data: Bytes) -> Result<Stripe> {
-        let _ = (shape, data, &self.meta, &self.stores);
-        todo!()
+/// Does something with a node's store within the deadline of a shard request.
+async fn ask<T, F>(
+    stores: &Arc<dyn ShardStores>,
+    node: NodeId,
+    request: impl FnOnce(Arc<dyn ShardStore>) -> F,
+) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let whole = async { request(stores.store(node).await?).await };
+    match tokio::time::timeout(SHARD_DEADLINE, whole).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(Kind::Timeout, format!("no answer within {SHARD_DEADLINE:?}"))),
     }
+}
 
-    /// Writes content of any length as stripes of the profile, each as large as possible, several at a time.
-    ///
-    /// # Errors
-    /// See [`StripeIo::write`].
-    pub async fn write_all(&self, profile: Profile, data: Bytes) -> Result<Vec<Stripe>> {
-        let _ = (profile, data);
-        todo!()
+/// Runs work on `bytes` bytes where it does not hold up the runtime.
+async fn offload<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    if bytes <= INLINE_BYTES_MAX {
+        return Ok(work());
     }
-
-    /// Reads a byte range of a stripe: its data shards first; parity for what is missing, damaged or slow.
-    ///
-    /// # Errors
-    /// `Unavailable` if fewer than k shards can be had now, `DataLoss` if every node answered and still fewer than k are good.
-    pub async fn read(&self, stripe: &Arc<Stripe>, range: Range<u32>) -> Result<Bytes> {
-        let _ = (stripe, range);
-        todo!()
-    }
-
-    /// Reads many ranges with one `get_many` per node, falling back to [`StripeIo::read`] for those that fail.
-    pub async fn read_many(&self, reads: Vec<StripeRead>) -> Vec<Result<Bytes>> {
-        let _ = reads;
-        todo!()
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result),
+        Err(error) => Err(Error::caused(Kind::Cancelled, "work on a blocking thread", error)),
     }
 }
