@@ -26,6 +26,15 @@ pub const XATTR_BYTES_MAX: usize = 64 * 1024;
 /// Largest file: the kernel counts in signed 64-bit numbers.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
+/// Most names that an inode other than a folder has (as on ext4).
+pub const LINKS_MAX: u32 = 65_000;
+
+/// Most symbolic links followed on one path (as on Linux).
+pub const LINKS_FOLLOWED_MAX: usize = 40;
+
+/// About how large an answer to a folder listing with extents grows before it is cut short, in bytes.
+pub const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Most operations in one metadata batch.
 pub const BATCH_OPS_MAX: usize = 1024;
 

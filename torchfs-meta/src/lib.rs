@@ -1,3 +1,4 @@
 //! TorchFS metadata node (being written).
 
 pub mod kv;
+pub mod state;

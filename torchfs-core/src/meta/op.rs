@@ -6,6 +6,7 @@
 use super::types::ClusterMap;
 use super::types::{
     Attr, AttrChange, Content, ContentChange, FsStat, Listing, Name, NewInode, NodeRecord, NodeState, Resolved, Status,
+    Timestamp,
 };
 use crate::error::Error;
 use crate::ids::{ClusterId, InodeId, NodeId, NodeUuid, RequestId, ShardId, StripeId};
@@ -187,9 +188,14 @@ pub enum InternalOp {
     },
     /// Shards of garbage stripes that nodes have deleted; a stripe whose last shard is gone is forgotten.
     Deleted(Vec<ShardId>),
-    /// Collects inodes without a name and stripes without a live byte that became so before the grace period began, and
-    /// the answers kept for clients that were silent longer than their expiry. All times are the operation's own.
-    Collect,
+    /// Collects some inodes that lost their last name before a time, and forgets some clients, with the answers kept for
+    /// them, that were silent since before another. A bounded amount of work; repeat it now and then.
+    Collect {
+        /// Inodes without a name since before this are collected.
+        before: Timestamp,
+        /// Clients silent since before this are forgotten.
+        clients_before: Timestamp,
+    },
     /// Shards that a storage node itself found damaged.
     Damaged(Vec<ShardId>),
 }

@@ -26,6 +26,29 @@ impl Timestamp {
             - i128::from(earlier.nanos);
         Duration::from_nanos(nanos.clamp(0, i128::from(u64::MAX)) as u64)
     }
+
+    /// The time itself, if its nanoseconds are below a second. Call it on every time from the wire.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidInput`].
+    pub fn checked(self) -> Result<Self> {
+        if self.nanos < 1_000_000_000 {
+            return Ok(self);
+        }
+        Err(Error::new(
+            Kind::InvalidInput,
+            format!("{} nanoseconds in a time; less than a second is possible", self.nanos),
+        ))
+    }
+
+    /// The time `by` before this one; the earliest there is if that would be before it.
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Timestamp {
+        let borrow = by.subsec_nanos() > self.nanos;
+        let seconds = i128::from(self.seconds) - i128::from(by.as_secs()) - i128::from(borrow);
+        let nanos = self.nanos + if borrow { 1_000_000_000 } else { 0 } - by.subsec_nanos();
+        i64::try_from(seconds).map_or(Timestamp { seconds: i64::MIN, nanos: 0 }, |seconds| Timestamp { seconds, nanos })
+    }
 }
 
 impl From<SystemTime> for Timestamp {

@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod conformance;
 mod fjall;
+pub mod memory;
 
 pub use self::fjall::{FjallKv, FjallStore};
 
