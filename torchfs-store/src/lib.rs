@@ -1,7 +1,14 @@
 //! A TorchFS storage node: erasure-coded shards as plain immutable files on a POSIX file system.
 //!
-//! [`disk`] is the engine; it alone touches files.
+//! [`StoreNode`] is a whole node: it joins the cluster, serves its shards, reports to the leader and deletes what it is
+//! told to. [`disk`] is the engine underneath; it alone touches files.
 
 pub mod disk;
+//mod gc;
+//mod heartbeat;
+//mod node;
+//cfgtest
+//mod node_test;
 
 pub use disk::DiskStore;
+//pub use node::{StoreConfig, StoreNode};

@@ -14,6 +14,7 @@ use rustix::fs::FlockOperation;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use torchfs_core::IoContext;
 use torchfs_core::{Error, Kind, Result, ShardId, StripeId};
 use tracing::warn;
@@ -49,7 +50,7 @@ impl Group {
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
-    lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 impl Folder {
@@ -65,7 +66,7 @@ impl Folder {
         if found.is_none() {
             check_unused(&root)?;
         }
-        let folder = Folder { lock: take_lock(&root)?, root };
+        let folder = Folder { lock: Mutex::new(Some(take_lock(&root)?)), root };
         // Read again: before the lock was held another process may have made it.
         let identity = match Identity::load(&folder.root)? {
             Some(identity) => identity,
@@ -83,8 +84,8 @@ impl Folder {
 
     /// Lets others use it.
     pub fn unlock(&self) {
-        // Closing the file at exit releases it too; an error here leaves nothing to do.
-        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+        // Closing the file gives up its lock.
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Its path.

@@ -52,6 +52,9 @@ const MANY_READS_AT_ONCE: usize = 16;
 /// Most bytes in the answer to one `get_many`, so that it fits a frame with room for the header.
 const MANY_BYTES_MAX: usize = FRAME_BYTES_MAX - (16 << 20);
 
+/// Headers checked in one piece of work, well within its deadline on the slowest disk.
+const HEADERS_AT_ONCE: usize = 64;
+
 /// Reads up to this size are tried from memory on the calling thread first: copying and checking them takes less than
 /// handing them to another thread and back.
 const CACHED_READ_BYTES_MAX: u32 = 256 * 1024;
@@ -153,6 +156,12 @@ impl DiskStore {
         })
     }
 
+    /// Requests under way.
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        self.0.meter.requests()
+    }
+
     /// Why it takes no writes, if a failed fsync made it so.
     #[must_use]
     pub fn poisoned(&self) -> Option<&str> {
@@ -175,14 +184,17 @@ impl DiskStore {
         self.0.damage.report_again();
     }
 
-    /// Reads the header of every shard of one group after another, and remembers the damaged ones.
+    /// Reads the header of every shard, and remembers the damaged ones.
     ///
     /// # Errors
     /// Of the operating system, or `Unavailable` once the store is closed.
     pub async fn check_headers(&self) -> Result<()> {
-        let groups = self.reading(|inner| inner.folder.groups()).await?.known;
-        for group in groups {
-            self.reading(move |inner| scan::check_headers(inner, group)).await?;
+        for group in self.reading(|inner| inner.folder.groups()).await?.known {
+            let shards = self.reading(move |inner| inner.folder.shards(group)).await?.known;
+            for some in shards.chunks(HEADERS_AT_ONCE) {
+                let some = some.to_vec();
+                self.reading(move |inner| scan::check_headers(inner, &some)).await?;
+            }
         }
         Ok(())
     }

@@ -52,9 +52,9 @@ fn log_strange(strange: &[std::path::PathBuf]) {
     }
 }
 
-/// Reads the headers of a group's shards; the damaged ones are remembered.
-pub fn check_headers(inner: &Inner, group: Group) -> Result<()> {
-    for shard in inner.folder.shards(group)?.known {
+/// Reads the headers of shards; the damaged ones are remembered.
+pub fn check_headers(inner: &Inner, shards: &[ShardId]) -> Result<()> {
+    for &shard in shards {
         let expected = inner.expected(shard)?;
         // A shard that was deleted meanwhile is no news, and one that cannot be read says so when it is read.
         let _ = inner.watched(shard, file::read_header(&inner.folder.shard(shard), expected));
@@ -96,12 +96,9 @@ fn listed(path: &Path, shard: ShardId) -> Result<Option<ShardStat>> {
     }
 }
 
-/// Removes groups without a shard. One that gets a shard at the same moment is not empty and stays.
+/// Removes groups without a shard; the operating system refuses it for the others.
 pub fn remove_empty_groups(inner: &Inner) -> Result<()> {
     for group in inner.folder.groups()?.known {
-        if !inner.folder.shards(group)?.known.is_empty() {
-            continue;
-        }
         let mut groups = inner.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if fs::remove_dir(inner.folder.group(group)).is_ok() {
             groups.remove(&group);

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use super::file::{self, Expected};
-use super::folder::{Group, sync_folder};
+use super::folder::Group;
 use super::format::{HEADER_BYTES, Header, is_shard_length};
 use super::space::Reservation;
 use std::fs;
@@ -155,7 +155,7 @@ fn ensure_group(inner: &Inner, group: Group) -> Result<()> {
         }
         _ => {}
     }
-    sync_folder(&inner.folder.data())?;
+    inner.durable.sync_names(inner.folder.data())?;
     groups.insert(group);
     Ok(())
 }
