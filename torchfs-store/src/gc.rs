@@ -8,7 +8,7 @@ use crate::heartbeat::delete_all;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
-use torchfs_core::meta::{MetaAnswer, MetaQuery, MetaSession, MetaStore};
+use torchfs_core::meta::{MetaAnswer, MetaQuery, MetaSession};
 use torchfs_core::settings::LIST_ENTRIES_MAX;
 use torchfs_core::shard::ShardStore;
 use torchfs_core::{Error, Kind, Result, ShardId, StripeId};
@@ -38,8 +38,7 @@ pub(crate) async fn collect(store: &DiskStore, meta: &MetaSession, horizon: Stri
         let page = store.list(after, LIST_ENTRIES_MAX as u32).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.shard);
-        let old: Vec<ShardId> =
-            page.iter().map(|stat| stat.shard).take_while(|shard| shard.stripe < horizon).collect();
+        let old: Vec<ShardId> = page.iter().map(|stat| stat.shard).take_while(|shard| shard.stripe < horizon).collect();
         if old.is_empty() {
             break;
         }

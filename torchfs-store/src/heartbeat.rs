@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
-use torchfs_core::meta::{Heartbeat, HeartbeatReply, MetaStore, NodeLoad};
+use torchfs_core::meta::{Heartbeat, HeartbeatReply, NodeLoad};
 use torchfs_core::settings::HEARTBEAT_INTERVAL;
 use torchfs_core::shard::ShardStore;
 use torchfs_core::{Error, Kind, Result, ShardId, StripeId};

@@ -4,11 +4,9 @@
 //! told to. [`disk`] is the engine underneath; it alone touches files.
 
 pub mod disk;
-//mod gc;
-//mod heartbeat;
-//mod node;
-//cfgtest
-//mod node_test;
+mod gc;
+mod heartbeat;
+mod node;
 
 pub use disk::DiskStore;
-//pub use node::{StoreConfig, StoreNode};
+pub use node::{StoreConfig, StoreNode};

@@ -174,7 +174,9 @@ impl Membership {
         };
         let registration = match self.meta.apply(op).await? {
             MetaReply::Registered { node, cluster } => Registration { cluster, node },
-            other => return Err(Error::new(Kind::Protocol, format!("metadata answered a registration with {other:?}"))),
+            other => {
+                return Err(Error::new(Kind::Protocol, format!("metadata answered a registration with {other:?}")));
+            }
         };
         let store = self.store.clone();
         blocking(move || store.register(registration)).await?;
@@ -217,7 +219,8 @@ fn advertised(config: &StoreConfig, listener: &TcpListener) -> Result<String> {
     }
     let local = listener.local_addr().io(|| "address of the listening socket")?;
     if local.ip().is_unspecified() {
-        let message = format!("others cannot reach this node at {local}: say with --advertise HOST:PORT where they can");
+        let message =
+            format!("others cannot reach this node at {local}: say with --advertise HOST:PORT where they can");
         return Err(Error::new(Kind::InvalidInput, message));
     }
     Ok(local.to_string())
