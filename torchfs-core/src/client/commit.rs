@@ -9,7 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::StripeId;
 use crate::layout::{Extent, ExtentMap, Profile, Stripe};
 use crate::meta::{Attr, ContentChange, SetTime};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -127,17 +128,19 @@ impl File {
             return Ok(stored);
         }
         let profile = self.profile().await?;
-        let stripes = self.client.stripes();
-        let uploads = chunks(profile, to_send).into_iter().map(|chunk| async move {
-            let _permit = self.client.upload_permit().await;
-            store(stripes, profile, &chunk).await.map(|stripe| (stripe, chunk))
-        });
+        let uploads: Vec<BoxFuture<'_, _>> =
+            chunks(profile, to_send).into_iter().map(|chunk| self.store_chunk(profile, chunk).boxed()).collect();
         let uploaded: Vec<(Stripe, Vec<Piece>)> =
             stream::iter(uploads).buffer_unordered(COMMIT_UPLOADS).try_collect().await?;
         for (stripe, chunk) in &uploaded {
             stored.add(stripe, 0, chunk);
         }
         Ok(stored)
+    }
+
+    async fn store_chunk(&self, profile: Profile, chunk: Vec<Piece>) -> Result<(Stripe, Vec<Piece>)> {
+        let _permit = self.client.upload_permit().await;
+        Ok((store(self.client.stripes(), profile, &chunk).await?, chunk))
     }
 
     /// The version that a commit made. Metadata is asked only if somebody else committed in between.

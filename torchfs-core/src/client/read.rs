@@ -7,7 +7,8 @@ use super::write::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::stripe::StripeIo;
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
@@ -46,7 +47,8 @@ impl File {
         if let [part] = &parts[..] {
             return self.read_part(&base, part).await;
         }
-        let reads = parts.iter().map(|part| self.read_part(&base, part));
+        let reads: Vec<BoxFuture<'_, Result<Bytes>>> =
+            parts.iter().map(|part| self.read_part(&base, part).boxed()).collect();
         let pieces: Vec<Bytes> = stream::iter(reads).buffered(PIECES_AT_A_TIME).try_collect().await?;
         let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
         pieces.iter().for_each(|piece| out.extend_from_slice(piece));
