@@ -22,6 +22,7 @@ pub use tree::{Progress, TreeOptions, TreeReport};
 use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
 use crate::meta::{Attr, AttrChange, FileKind, FsStat, MetaSession, MetaStore, SetTime, Status};
+use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
 use content::Base;
@@ -124,7 +125,10 @@ impl ClientBuilder {
     /// `InvalidInput` for no or unreadable addresses, `Protocol` if what answers is not TorchFS, `Unavailable` if no node
     /// answers or no leader is found within the deadline.
     pub async fn connect(self) -> Result<Client> {
-        todo!()
+        let meta = Arc::new(MetaClient::connect(self.metas.clone(), None).await?);
+        let cluster = meta.cluster();
+        let stores = Arc::new(StorePool::new(meta.clone(), cluster));
+        self.over(meta, stores).await
     }
 
     /// Works over stores in this process instead of a network: tests, simulations, other back ends.
