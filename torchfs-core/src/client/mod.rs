@@ -8,6 +8,7 @@ mod content;
 mod file;
 mod open_file;
 mod overlay;
+mod pack;
 mod path;
 mod ranges;
 mod read;
