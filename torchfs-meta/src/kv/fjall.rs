@@ -8,6 +8,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Sn
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use torchfs_core::{Error, Kind, Result};
 
 /// Bytes that a key space collects in memory before it writes a table.
@@ -28,6 +29,20 @@ const SYNC: PersistMode = PersistMode::SyncData;
 pub struct FjallStore {
     database: Database,
     path: PathBuf,
+    // Behind the database, so that it goes last.
+    open: Arc<()>,
+}
+
+/// Tells when a store was closed, which is when the last handle to it is gone.
+#[derive(Debug)]
+pub struct Closing(Weak<()>);
+
+impl Closing {
+    /// Whether it is closed, and its folder can be opened again.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 impl FjallStore {
@@ -44,7 +59,13 @@ impl FjallStore {
             .worker_threads(1)
             .open()
             .map_err(|error| failed("open", path, error))?;
-        Ok(FjallStore { database, path: path.to_path_buf() })
+        Ok(FjallStore { database, path: path.to_path_buf(), open: Arc::default() })
+    }
+
+    /// Something that tells when the store was closed and does not keep it open.
+    #[must_use]
+    pub fn closing(&self) -> Closing {
+        Closing(Arc::downgrade(&self.open))
     }
 
     /// The key space of this name, made if it does not exist.
@@ -90,8 +111,8 @@ impl fmt::Debug for FjallStore {
 /// One key space of a [`FjallStore`].
 #[derive(Clone)]
 pub struct FjallKv {
-    store: FjallStore,
     space: Keyspace,
+    store: FjallStore,
 }
 
 impl fmt::Debug for FjallKv {

@@ -8,7 +8,7 @@ pub(crate) mod conformance;
 mod fjall;
 pub mod memory;
 
-pub use self::fjall::{FjallKv, FjallStore};
+pub use self::fjall::{Closing, FjallKv, FjallStore};
 
 use std::fmt::Debug;
 use torchfs_core::Result;

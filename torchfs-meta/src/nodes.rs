@@ -1,0 +1,250 @@
+//! What a leader knows of the storage nodes beyond the state: who reported when and with what load, what was handed out
+//! since, and whom to place a new stripe on. All of it is volatile; a new leader begins with nothing.
+
+use crate::stripes::Stripes;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+use torchfs_core::layout::Profile;
+use torchfs_core::meta::{Allocate, Allocation, NodeLoad, NodeRecord, NodeState};
+use torchfs_core::placement::{Candidate, PlacementPolicy, Placing};
+use torchfs_core::settings::SHARD_BYTES_MAX;
+use torchfs_core::{Error, Kind, NodeId, Result, StripeId};
+
+/// Most stripes in one request.
+const ALLOCATE_MAX: u32 = 4096;
+
+/// The knowledge of one leadership.
+#[derive(Debug)]
+pub struct Book {
+    term: u64,
+    since: Instant,
+    heard: BTreeMap<NodeId, Heard>,
+    /// Stripe ids to hand out.
+    pub stripes: Stripes,
+}
+
+#[derive(Debug)]
+struct Heard {
+    at: Instant,
+    load: NodeLoad,
+    /// Bytes handed out since the last report, and between the last two: writers may still be at those.
+    given: u64,
+    given_before: u64,
+}
+
+impl Book {
+    /// An empty book for a leadership that begins now.
+    #[must_use]
+    pub fn new(term: u64) -> Self {
+        Book { term, since: Instant::now(), heard: BTreeMap::new(), stripes: Stripes::default() }
+    }
+
+    /// The book of this term: a new one if it is of another.
+    pub fn of_term(&mut self, term: u64) -> &mut Self {
+        if self.term != term {
+            *self = Book::new(term);
+        }
+        self
+    }
+
+    /// A node reported.
+    pub fn report(&mut self, node: NodeId, load: NodeLoad) {
+        let given_before = self.heard.get(&node).map_or(0, |heard| heard.given);
+        self.heard.insert(node, Heard { at: Instant::now(), load, given: 0, given_before });
+    }
+
+    /// What the node reported last.
+    #[must_use]
+    pub fn load(&self, node: NodeId) -> Option<NodeLoad> {
+        self.heard.get(&node).map(|heard| heard.load)
+    }
+
+    /// The bytes that each node reported.
+    #[must_use]
+    pub fn used_bytes(&self) -> BTreeMap<NodeId, u64> {
+        self.heard.iter().map(|(&node, heard)| (node, heard.load.used_bytes)).collect()
+    }
+
+    /// Nodes that are taken to be up and have been silent for too long, counted at the earliest from the beginning of this
+    /// leadership.
+    #[must_use]
+    pub fn silent(&self, nodes: &[NodeRecord], after: Duration) -> Vec<NodeId> {
+        let last = |node: &NodeRecord| self.heard.get(&node.id).map_or(self.since, |heard| heard.at);
+        let up = nodes.iter().filter(|node| node.state == NodeState::Up);
+        up.filter(|node| last(node).elapsed() >= after).map(|node| node.id).collect()
+    }
+
+    /// Chooses nodes for new stripes with these ids, and books the space.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] if no node is up, [`Kind::NoSpace`] if none that is up has room.
+    pub fn place(
+        &mut self,
+        policy: &dyn PlacementPolicy,
+        nodes: &[NodeRecord],
+        request: &Allocate,
+        ids: Vec<StripeId>,
+    ) -> Result<Vec<Allocation>> {
+        let mut candidates = self.candidates(nodes, request);
+        if candidates.is_empty() {
+            return Err(none_up(nodes, request));
+        }
+        let shards = request.profile.shards();
+        let mut allocations = Vec::with_capacity(ids.len());
+        for stripe in ids {
+            let placing = Placing { shards, shard_bytes: request.shard_bytes.into(), key: stripe.0 };
+            let chosen = policy.place(&candidates, &placing);
+            if chosen.is_empty() {
+                return Err(none_has_room(&candidates, request));
+            }
+            for node in chosen.iter().take(shards) {
+                self.give(*node, request.shard_bytes.into());
+                for candidate in candidates.iter_mut().filter(|candidate| candidate.node == *node) {
+                    candidate.used_bytes += u64::from(request.shard_bytes);
+                }
+            }
+            allocations.push(Allocation { stripe, nodes: chosen });
+        }
+        Ok(allocations)
+    }
+
+    /// The nodes that may be written to. Those that have not reported to this leader yet are among them only if the others
+    /// are too few: what is known of them is old.
+    fn candidates(&self, nodes: &[NodeRecord], request: &Allocate) -> Vec<Candidate> {
+        let usable = |node: &&NodeRecord| node.state == NodeState::Up && !request.avoid.contains(&node.id);
+        let candidates = nodes.iter().filter(usable).map(|node| self.candidate(node));
+        let (heard, unheard): (Vec<_>, Vec<_>) = candidates.partition(|(_, heard)| *heard);
+        let few = heard.len() < request.profile.shards();
+        heard.into_iter().chain(unheard.into_iter().filter(|_| few)).map(|(candidate, _)| candidate).collect()
+    }
+
+    fn candidate(&self, node: &NodeRecord) -> (Candidate, bool) {
+        let heard = self.heard.get(&node.id);
+        let load = heard.map(|heard| heard.load).unwrap_or_default();
+        let candidate = Candidate {
+            node: node.id,
+            domain: node.domain.clone(),
+            capacity_bytes: node.capacity_bytes,
+            used_bytes: load.used_bytes + heard.map_or(0, |heard| heard.given + heard.given_before),
+            requests: load.requests,
+        };
+        (candidate, heard.is_some())
+    }
+
+    fn give(&mut self, node: NodeId, bytes: u64) {
+        if let Some(heard) = self.heard.get_mut(&node) {
+            heard.given += bytes;
+        }
+    }
+}
+
+/// Whether a request can be met at all.
+///
+/// # Errors
+/// [`Kind::InvalidInput`].
+pub fn check(request: &Allocate) -> Result<()> {
+    let Profile { .. } = request.profile.checked()?;
+    if request.shard_bytes as usize > SHARD_BYTES_MAX || request.stripes > ALLOCATE_MAX {
+        let message = format!(
+            "{} stripes with shards of {} bytes were asked for; at most {ALLOCATE_MAX} and {SHARD_BYTES_MAX} are possible",
+            request.stripes, request.shard_bytes
+        );
+        return Err(Error::new(Kind::InvalidInput, message));
+    }
+    Ok(())
+}
+
+fn none_up(nodes: &[NodeRecord], request: &Allocate) -> Error {
+    let up = nodes.iter().filter(|node| node.state == NodeState::Up).count();
+    let message = format!(
+        "no storage node can be written to: {} are registered, {up} are up, {} of them just failed the writer; \
+         see 'torchfs status'",
+        nodes.len(),
+        request.avoid.len()
+    );
+    Error::new(Kind::Unavailable, message)
+}
+
+fn none_has_room(candidates: &[Candidate], request: &Allocate) -> Error {
+    let free = candidates.iter().map(Candidate::free_bytes).max().unwrap_or(0);
+    let message = format!(
+        "none of the {} storage nodes that are up has room for a shard of {} bytes (most free: {free} bytes): \
+         delete something or add a node",
+        candidates.len(),
+        request.shard_bytes
+    );
+    Error::new(Kind::NoSpace, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torchfs_core::NodeUuid;
+    use torchfs_core::placement::LeastLoaded;
+
+    fn nodes(states: &[NodeState]) -> Vec<NodeRecord> {
+        let record = |(at, &state): (usize, &NodeState)| NodeRecord {
+            id: NodeId(at as u32 + 1),
+            uuid: NodeUuid(at as u128),
+            addr: format!("h{at}:1"),
+            domain: format!("host=h{at}").parse().expect("domain"),
+            capacity_bytes: 1 << 20,
+            state,
+        };
+        states.iter().enumerate().map(record).collect()
+    }
+
+    fn request(shard_bytes: u32) -> Allocate {
+        Allocate { profile: Profile::new(2, 1).expect("profile"), stripes: 1, shard_bytes, avoid: Vec::new() }
+    }
+
+    fn place(book: &mut Book, nodes: &[NodeRecord], request: &Allocate) -> Result<Vec<NodeId>> {
+        let mut placed = book.place(&LeastLoaded, nodes, request, vec![StripeId(7)])?;
+        Ok(placed.remove(0).nodes)
+    }
+
+    #[test]
+    fn only_nodes_that_are_up_and_did_not_fail_the_writer_are_chosen() {
+        let nodes = nodes(&[NodeState::Up, NodeState::Down, NodeState::Draining, NodeState::Up, NodeState::Up]);
+        let mut book = Book::new(1);
+        let mut request = request(1000);
+        request.avoid = vec![NodeId(4)];
+        let mut chosen = place(&mut book, &nodes, &request).expect("places");
+        chosen.sort_unstable();
+        assert_eq!(chosen, [NodeId(1), NodeId(5)]);
+        request.avoid = vec![NodeId(1), NodeId(4), NodeId(5)];
+        assert_eq!(place(&mut book, &nodes, &request).expect_err("none").kind(), Kind::Unavailable);
+    }
+
+    #[test]
+    fn space_that_was_handed_out_counts_until_it_is_reported() {
+        let nodes = nodes(&[NodeState::Up; 3]);
+        let mut book = Book::new(1);
+        let report = |book: &mut Book| (1..=3).for_each(|id| book.report(NodeId(id), NodeLoad::default()));
+        report(&mut book);
+        let request = request(400 << 10);
+        assert_eq!(place(&mut book, &nodes, &request).expect("first").len(), 3);
+        assert_eq!(place(&mut book, &nodes, &request).expect("second").len(), 3);
+        assert_eq!(place(&mut book, &nodes, &request).expect_err("full").kind(), Kind::NoSpace);
+        report(&mut book);
+        assert_eq!(place(&mut book, &nodes, &request).expect_err("still being written").kind(), Kind::NoSpace);
+        report(&mut book);
+        assert_eq!(place(&mut book, &nodes, &request).expect("never written").len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_from_the_beginning_of_the_leadership() {
+        let nodes = nodes(&[NodeState::Up, NodeState::Up, NodeState::Draining]);
+        let mut book = Book::new(1);
+        let after = Duration::from_secs(3);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        book.report(NodeId(1), NodeLoad::default());
+        assert!(book.silent(&nodes, after).is_empty());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(book.silent(&nodes, after), [NodeId(2)]);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(book.silent(&nodes, after), [NodeId(1), NodeId(2)]);
+        assert!(book.of_term(2).silent(&nodes, after).is_empty());
+    }
+}

@@ -1,0 +1,206 @@
+//! What a metadata node answers to clients and storage nodes. Only the leader answers; the others say who leads.
+//!
+//! Reads are answered from a view of the state taken after a read barrier: see [`Consensus::read_barrier`].
+
+use crate::kv::KvRead;
+use crate::nodes::{self, Book};
+use crate::propose::Proposer;
+use crate::raft::{Consensus, StateStore};
+use crate::settings::MetaSettings;
+use crate::state;
+use crate::stripes::RESERVE;
+use async_trait::async_trait;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use torchfs_core::meta::{
+    Allocate, Allocation, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply,
+    MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp,
+};
+use torchfs_core::placement::{LeastLoaded, PlacementPolicy};
+use torchfs_core::rpc::{MetaFault, MetaService};
+use torchfs_core::{Error, Kind, MetaId, NodeId, Result, StripeId};
+
+/// Shards that one heartbeat's reply names for deletion.
+const DELETE_MAX: usize = 512;
+
+/// A metadata node at the service of others.
+#[derive(Debug)]
+pub struct Desk {
+    pub(crate) consensus: Consensus,
+    pub(crate) state: Arc<StateStore>,
+    pub(crate) proposer: Proposer,
+    pub(crate) settings: MetaSettings,
+    addrs: BTreeMap<MetaId, String>,
+    policy: Box<dyn PlacementPolicy>,
+    book: Mutex<Book>,
+}
+
+impl Desk {
+    /// The desk of a node whose peers are at `addrs`.
+    #[must_use]
+    pub fn new(
+        consensus: Consensus,
+        state: Arc<StateStore>,
+        addrs: BTreeMap<MetaId, String>,
+        settings: MetaSettings,
+    ) -> Self {
+        let proposer = Proposer::new(consensus.clone(), addrs.clone());
+        let (policy, book) = (Box::new(LeastLoaded), Mutex::new(Book::new(0)));
+        Desk { consensus, state, proposer, settings, addrs, policy, book }
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read_barrier(&self) -> Result<u64, MetaFault> {
+        self.consensus.read_barrier().await.map_err(|refused| self.proposer.fault(refused))
+    }
+
+    /// Reads the state away from the async threads.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn KvRead) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let view = self.state.view()?;
+        let read = tokio::task::spawn_blocking(move || work(&*view)).await;
+        read.map_err(|_| Error::new(Kind::Cancelled, "the node is shutting down"))?
+    }
+
+    async fn status(&self, term: u64) -> Result<Status> {
+        let read = |view: &dyn KvRead| {
+            let map = state::map(view)?;
+            let down: BTreeSet<NodeId> =
+                map.nodes.iter().filter(|node| node.state == NodeState::Down).map(|node| node.id).collect();
+            Ok((state::totals(view, &down)?, map))
+        };
+        let (totals, map) = self.read(read).await?;
+        let metas = self.consensus.standings().into_iter().map(|node| {
+            let addr = self.addrs.get(&node.id).cloned().unwrap_or(node.addr);
+            MetaStatus { id: node.id, addr, state: node.state.into() }
+        });
+        let metas = metas.collect();
+        let leader = self.consensus.id();
+        let mut book = self.book();
+        let book = book.of_term(term);
+        let stores = map.nodes.into_iter().map(|record| StoreStatus { load: book.load(record.id), record }).collect();
+        Ok(Status {
+            cluster: map.cluster,
+            leader,
+            metas,
+            stores,
+            files: totals.files,
+            bytes: totals.bytes,
+            stored_bytes: totals.stored_bytes,
+            stripes: totals.stripes,
+            degraded_stripes: totals.degraded_stripes,
+            bad_shards: totals.bad_shards,
+            map: map.version,
+        })
+    }
+
+    /// Stripe ids that were never handed out before, reserved through Raft.
+    async fn stripe_ids(&self, term: u64, count: u32) -> Result<Vec<StripeId>, MetaFault> {
+        loop {
+            if let Some(ids) = self.book().of_term(term).stripes.take(count) {
+                return Ok(ids);
+            }
+            self.reserve_stripes(term, RESERVE.max(count)).await?;
+        }
+    }
+
+    pub(crate) async fn reserve_stripes(&self, term: u64, count: u32) -> Result<(), MetaFault> {
+        match self.proposer.propose_internal(InternalOp::ReserveStripes { count }).await? {
+            MetaReply::Stripes(first) => {
+                self.book().of_term(term).stripes.add(first, count);
+                Ok(())
+            }
+            other => Err(Error::new(Kind::Protocol, format!("a reservation was answered with {other:?}")).into()),
+        }
+    }
+
+    /// Brings the cluster map in line with what a node says of itself.
+    async fn welcome(&self, beat: &Heartbeat, record: NodeRecord) -> Result<(), MetaFault> {
+        if record.addr != beat.addr || record.capacity_bytes != beat.load.capacity_bytes {
+            self.proposer
+                .propose_own(MetaOp::Register {
+                    uuid: beat.uuid,
+                    addr: beat.addr.clone(),
+                    domain: record.domain,
+                    capacity_bytes: beat.load.capacity_bytes,
+                })
+                .await?;
+        }
+        if record.state == NodeState::Down {
+            let up = InternalOp::SetNodeState { node: beat.node, state: NodeState::Up };
+            self.proposer.propose_internal(up).await?;
+        }
+        Ok(())
+    }
+
+    fn garbage_before(&self) -> Timestamp {
+        self.proposer.now().minus(self.settings.garbage_grace)
+    }
+}
+
+fn find_node(view: &dyn KvRead, beat: &Heartbeat) -> Result<NodeRecord> {
+    let found = state::nodes(view)?.into_iter().find(|node| node.id == beat.node && node.uuid == beat.uuid);
+    found.ok_or_else(|| {
+        let message = format!("no storage node {} with this identity is registered: register first", beat.node);
+        Error::new(Kind::NotFound, message)
+    })
+}
+
+#[async_trait]
+impl MetaService for Desk {
+    async fn apply(&self, command: Command) -> Result<MetaReply, MetaFault> {
+        self.proposer.propose(command).await
+    }
+
+    async fn query(&self, query: MetaQuery) -> Result<MetaAnswer, MetaFault> {
+        let term = self.read_barrier().await?;
+        match query {
+            MetaQuery::Status => Ok(MetaAnswer::Status(Box::new(self.status(term).await?))),
+            MetaQuery::FsStat => {
+                let used = self.book().of_term(term).used_bytes();
+                Ok(MetaAnswer::FsStat(state::fs_stat(&*self.state.view()?, &used)?))
+            }
+            // These read many records; the others one or a few.
+            MetaQuery::List { .. } | MetaQuery::Abandoned(_) | MetaQuery::Open(_) => {
+                Ok(self.read(move |view| state::query(view, &query)).await?)
+            }
+            query => Ok(state::query(&*self.state.view()?, &query)?),
+        }
+    }
+
+    async fn allocate(&self, request: Allocate) -> Result<Vec<Allocation>, MetaFault> {
+        nodes::check(&request)?;
+        let term = self.read_barrier().await?;
+        let records = state::nodes(&*self.state.view()?)?;
+        let ids = self.stripe_ids(term, request.stripes).await?;
+        // The ids are this node's own whoever leads by now: their reservation was ordered by Raft.
+        Ok(self.book().of_term(term).place(&*self.policy, &records, &request, ids)?)
+    }
+
+    async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply, MetaFault> {
+        let term = self.read_barrier().await?;
+        let record = find_node(&*self.state.view()?, &beat)?;
+        self.book().of_term(term).report(beat.node, beat.load);
+        self.welcome(&beat, record).await?;
+        if !beat.deleted.is_empty() {
+            self.proposer.propose_internal(InternalOp::Deleted(beat.deleted)).await?;
+        }
+        if !beat.damaged.is_empty() {
+            self.proposer.propose_internal(InternalOp::Damaged(beat.damaged)).await?;
+        }
+        let (node, before) = (beat.node, self.garbage_before());
+        let reply = move |view: &dyn KvRead| {
+            Ok(HeartbeatReply {
+                map: state::map(view)?.version,
+                delete: state::garbage_shards(view, node, before, DELETE_MAX)?,
+                horizon: state::horizon(view)?,
+            })
+        };
+        Ok(self.read(reply).await?)
+    }
+}
