@@ -13,7 +13,7 @@ pub mod settings;
 pub mod shard;
 pub mod stripe;
 
-pub use client::{Client, ClientBuilder, File};
+pub use client::{Client, ClientBuilder, File, OpenMode};
 pub use error::{Context, Error, IoContext, Kind, Result};
 pub use ids::{
     ClientId, ClusterId, InodeId, MapVersion, MetaId, NodeId, NodeUuid, RequestId, ShardId, StripeId, Version,

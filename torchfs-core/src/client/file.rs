@@ -1,10 +1,15 @@
-//! An open file.
+//! [`File`]: an open file.
 
 use super::Client;
-use crate::error::Result;
+use super::content::Base;
+use super::open_file::OpenFile;
+use super::read::Window;
+use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
 use crate::meta::Attr;
+use crate::settings::FILE_BYTES_MAX;
 use bytes::Bytes;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An open file: a fixed version to read, and this client's writes over it. Cheap to clone. All opens of one inode through
 /// one [`Client`] share uncommitted writes, as processes on one machine expect.
@@ -12,56 +17,112 @@ use bytes::Bytes;
 /// Dropping a `File` does not commit; uncommitted writes are lost when the last one is dropped. Call [`File::commit`].
 #[derive(Clone, Debug)]
 pub struct File {
-    client: Client,
-    ino: InodeId,
+    pub(super) client: Client,
+    pub(super) open: Arc<OpenFile>,
+    pub(super) view: Arc<View>,
+    mode: OpenMode,
+}
+
+/// What a file was opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// What one open has of its own: the version that it reads, and where it reads.
+#[derive(Debug)]
+pub(super) struct View {
+    seen: Mutex<Seen>,
+    pub window: tokio::sync::Mutex<Window>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    generation: u64,
+    base: Arc<Base>,
 }
 
 impl File {
+    pub(super) fn new(client: Client, open: Arc<OpenFile>, base: Arc<Base>, mode: OpenMode) -> Self {
+        let seen = {
+            let mut state = open.state();
+            state.learn(&base);
+            // A commit of this client that ended while `base` was on its way is in `latest` and no longer in the overlay.
+            let base = if state.latest.attr.version > base.attr.version { state.latest.clone() } else { base };
+            Seen { generation: state.generation, base }
+        };
+        let view = View { seen: Mutex::new(seen), window: tokio::sync::Mutex::default() };
+        File { client, open, view: Arc::new(view), mode }
+    }
+
     /// Its inode.
     #[must_use]
     pub fn ino(&self) -> InodeId {
-        self.ino
+        self.open.ino
+    }
+
+    /// What it was opened for.
+    #[must_use]
+    pub fn mode(&self) -> OpenMode {
+        self.mode
     }
 
     /// Its attributes with this client's uncommitted size and mtime.
     #[must_use]
     pub fn attr(&self) -> Attr {
-        let _ = &self.client;
-        todo!()
+        let state = self.open.state();
+        let base = self.view.base(&state);
+        state.attr(&base)
     }
 
     /// Reads up to `len` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
-    /// `Unavailable`, `DataLoss`, `Timeout`: never wrong bytes.
+    /// `Unavailable`, `DataLoss`, `Timeout`: never wrong bytes. `Stale` if the version that is open was replaced so long
+    /// ago that it is collected.
     pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let _ = (offset, len);
-        todo!()
+        self.read_layers(offset, len).await
     }
 
-    /// Writes at `offset`. Full stripes of sequential data are encoded and sent in the background; an error there is
-    /// returned by the next [`File::commit`].
+    /// Writes at `offset`. Full stripes of sequential data are encoded and sent in the background; what cannot be sent
+    /// then is sent by the next [`File::commit`], which reports the failure if there still is one.
     ///
     /// # Errors
-    /// `NoSpace` if the staging folder is full, `FileTooLarge`.
+    /// `NoSpace` if the staging folder is full, `FileTooLarge`, `NotPermitted` if it was opened for reading.
     pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
-        let _ = (offset, data);
-        todo!()
+        self.check_change(offset.checked_add(data.len() as u64))?;
+        self.stage(offset, data).await
     }
 
     /// Cuts or grows the file to `size` bytes.
     ///
     /// # Errors
-    /// `FileTooLarge`.
+    /// `FileTooLarge`, `NotPermitted` if it was opened for reading.
     pub async fn truncate(&self, size: u64) -> Result<()> {
-        let _ = size;
-        todo!()
+        self.check_change(Some(size))?;
+        let mut state = self.open.state();
+        let base = self.view.base(&state);
+        state.truncate(&base, size);
+        Ok(())
+    }
+
+    fn check_change(&self, end: Option<u64>) -> Result<()> {
+        if self.mode == OpenMode::Read {
+            return Err(Error::new(Kind::NotPermitted, "the file was opened for reading only"));
+        }
+        match end {
+            Some(end) if end <= FILE_BYTES_MAX => Ok(()),
+            _ => Err(Error::new(Kind::FileTooLarge, format!("a file has at most {FILE_BYTES_MAX} bytes"))),
+        }
     }
 
     /// Whether there is anything to commit.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        todo!()
+        self.open.state().is_dirty()
     }
 
     /// Makes everything written so far durable in the cluster and visible to others, as one new version. Without
@@ -71,6 +132,28 @@ impl File {
     /// If anything could not be stored; the old version then is what others see, and the staged bytes stay, so that
     /// committing again may succeed.
     pub async fn commit(&self) -> Result<Attr> {
-        todo!()
+        self.commit_staged().await
+    }
+}
+
+impl View {
+    /// The version underneath: the one that was opened, or the newest after a commit of this client.
+    pub fn base(&self, state: &super::open_file::State) -> Arc<Base> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.generation != state.generation {
+            seen.generation = state.generation;
+            if state.latest.attr.version > seen.base.attr.version {
+                seen.base = state.latest.clone();
+            }
+        }
+        seen.base.clone()
+    }
+
+    /// The same version was found again, perhaps with its shards elsewhere.
+    pub fn refresh(&self, base: Arc<Base>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.base.attr.version == base.attr.version {
+            seen.base = base;
+        }
     }
 }

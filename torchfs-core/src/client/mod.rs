@@ -3,21 +3,39 @@
 //! Close-to-open consistency: a [`File`] shows the version that was current when it was opened, plus this client's own
 //! writes; [`File::commit`] makes writes durable in the cluster and visible to everyone who opens the file afterwards.
 
+mod commit;
+mod content;
 mod file;
+mod open_file;
+mod overlay;
+mod pack;
+mod path;
+mod ranges;
+mod read;
+mod staging;
 mod tree;
+mod whole;
+mod write;
 
-pub use file::File;
+pub use file::{File, OpenMode};
 pub use tree::{Progress, TreeOptions, TreeReport};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
-use crate::layout::Profile;
-use crate::meta::{Attr, AttrChange, DirEntry, MetaSession, MetaStore, Status};
+use crate::meta::{Attr, AttrChange, FileKind, FsStat, MetaSession, MetaStore, SetTime, Status};
+use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
-use bytes::Bytes;
+use content::Base;
+use open_file::OpenFile;
+use staging::Staging;
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::Semaphore;
+
+/// How many stripes of all files together are held in memory on their way into the cluster.
+const UPLOADS_MAX: usize = 4;
 
 /// A connection to a cluster. Cheap to clone; clones share connections and cache.
 #[derive(Clone, Debug)]
@@ -29,7 +47,38 @@ pub struct Client {
 struct Inner {
     meta: MetaSession,
     stripes: StripeIo,
-    settings: ClientBuilder,
+    owner: (u32, u32),
+    staging: Arc<Staging>,
+    uploads: Arc<Semaphore>,
+    open: Mutex<OpenFiles>,
+}
+
+/// The files that are open now, by inode.
+#[derive(Debug, Default)]
+struct OpenFiles {
+    files: HashMap<InodeId, Weak<OpenFile>>,
+    /// When there are this many, those that were closed are dropped from the table.
+    tidy_at: usize,
+}
+
+impl OpenFiles {
+    fn get_or_insert(&mut self, base: &Arc<Base>) -> Arc<OpenFile> {
+        let ino = base.attr.ino;
+        if let Some(open) = self.get(ino) {
+            return open;
+        }
+        if self.files.len() >= self.tidy_at {
+            self.files.retain(|_, open| open.strong_count() > 0);
+            self.tidy_at = (2 * self.files.len()).max(64);
+        }
+        let open = Arc::new(OpenFile::new(base.clone()));
+        self.files.insert(ino, Arc::downgrade(&open));
+        open
+    }
+
+    fn get(&self, ino: InodeId) -> Option<Arc<OpenFile>> {
+        self.files.get(&ino)?.upgrade()
+    }
 }
 
 /// How to connect. Only the metadata addresses are needed.
@@ -77,7 +126,10 @@ impl ClientBuilder {
     /// `InvalidInput` for no or unreadable addresses, `Protocol` if what answers is not TorchFS, `Unavailable` if no node
     /// answers or no leader is found within the deadline.
     pub async fn connect(self) -> Result<Client> {
-        todo!()
+        let meta = Arc::new(MetaClient::connect(self.metas.clone(), None).await?);
+        let cluster = meta.cluster();
+        let stores = Arc::new(StorePool::new(meta.clone(), cluster));
+        self.over(meta, stores).await
     }
 
     /// Works over stores in this process instead of a network: tests, simulations, other back ends.
@@ -85,8 +137,25 @@ impl ClientBuilder {
     /// # Errors
     /// If the cache folder cannot be used.
     pub async fn over(self, meta: Arc<dyn MetaStore>, stores: Arc<dyn ShardStores>) -> Result<Client> {
-        let _ = (meta, stores);
-        todo!()
+        let meta = MetaSession::new(meta);
+        let stripes = StripeIo::new(meta.clone(), stores);
+        let process = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let staging = match &self.cache_dir {
+            Some(dir) => dir.join("staging"),
+            None => std::env::temp_dir(),
+        };
+        if self.cache_dir.is_some() {
+            staging::remove_leftovers(&staging)?;
+        }
+        let inner = Inner {
+            meta,
+            stripes,
+            owner: self.owner.unwrap_or_else(process),
+            staging: Staging::new(staging),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            open: Mutex::default(),
+        };
+        Ok(Client { inner: Arc::new(inner) })
     }
 }
 
@@ -118,128 +187,63 @@ impl Client {
         &self.inner.stripes
     }
 
-    /// What is at a path, links followed.
-    pub async fn stat(&self, path: impl AsRef<[u8]>) -> Result<Attr> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// What is at a path; a link at the end is itself the answer.
-    pub async fn lstat(&self, path: impl AsRef<[u8]>) -> Result<Attr> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// All entries of a folder by name.
-    pub async fn list(&self, path: impl AsRef<[u8]>) -> Result<Vec<DirEntry>> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Makes a folder, mode 0o755.
-    pub async fn mkdir(&self, path: impl AsRef<[u8]>) -> Result<Attr> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Makes a folder and the folders above it; existing ones are fine.
-    pub async fn mkdir_all(&self, path: impl AsRef<[u8]>) -> Result<Attr> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Renames, replacing a target as rename(2) does.
-    pub async fn rename(&self, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
-        let _ = (from.as_ref(), to.as_ref());
-        todo!()
-    }
-
-    /// Removes a file, link or other entry that is not a folder.
-    pub async fn unlink(&self, path: impl AsRef<[u8]>) -> Result<()> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Removes an empty folder.
-    pub async fn rmdir(&self, path: impl AsRef<[u8]>) -> Result<()> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Removes a path and all below it, in batches. Returns how many inodes lost a name.
-    pub async fn remove_all(&self, path: impl AsRef<[u8]>) -> Result<u64> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Makes a symbolic link.
-    pub async fn symlink(&self, target: impl AsRef<[u8]>, path: impl AsRef<[u8]>) -> Result<Attr> {
-        let _ = (target.as_ref(), path.as_ref());
-        todo!()
-    }
-
-    /// Gives a file another name.
-    pub async fn link(&self, existing: impl AsRef<[u8]>, path: impl AsRef<[u8]>) -> Result<Attr> {
-        let _ = (existing.as_ref(), path.as_ref());
-        todo!()
-    }
-
-    /// The target of a symbolic link.
-    pub async fn read_link(&self, path: impl AsRef<[u8]>) -> Result<Vec<u8>> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Changes attributes.
-    pub async fn set_attr(&self, path: impl AsRef<[u8]>, change: AttrChange) -> Result<Attr> {
-        let _ = (path.as_ref(), change);
-        todo!()
-    }
-
-    /// Opens a file for reading.
-    pub async fn open(&self, path: impl AsRef<[u8]>) -> Result<File> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Opens a file for reading and writing, making it if it is not there (mode 0o644).
-    pub async fn create(&self, path: impl AsRef<[u8]>) -> Result<File> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
     /// Opens the content of an inode, for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDirectory`, `InvalidInput` for what has no content.
     pub async fn open_inode(&self, ino: InodeId) -> Result<File> {
-        let _ = ino;
-        todo!()
+        self.open_as(ino, OpenMode::ReadWrite).await
     }
 
-    /// A whole file's bytes.
-    pub async fn read_file(&self, path: impl AsRef<[u8]>) -> Result<Bytes> {
-        let _ = path.as_ref();
-        todo!()
+    async fn open_as(&self, ino: InodeId, mode: OpenMode) -> Result<File> {
+        // Held from before the question, so that no commit of this client can begin and end in between unnoticed.
+        let known = self.open_files().get(ino);
+        let (attr, content) = self.meta().open(ino).await?;
+        match attr.kind {
+            FileKind::File => {}
+            FileKind::Directory => return Err(Error::new(Kind::IsDirectory, "this is a folder")),
+            _ => return Err(Error::new(Kind::InvalidInput, "not a regular file")),
+        }
+        let base = Arc::new(Base::new(attr, content));
+        let open = known.unwrap_or_else(|| self.open_files().get_or_insert(&base));
+        Ok(File::new(self.clone(), open, base, mode))
     }
 
-    /// Makes or atomically replaces a whole file.
-    pub async fn write_file(&self, path: impl AsRef<[u8]>, data: impl Into<Bytes>) -> Result<Attr> {
-        let _ = (path.as_ref(), data.into());
-        todo!()
+    /// Changes attributes of an inode. A time that is set while the file has uncommitted writes is kept by their commit.
+    ///
+    /// # Errors
+    /// What metadata answers.
+    pub async fn set_attr_inode(&self, ino: InodeId, change: AttrChange) -> Result<Attr> {
+        let mtime = change.mtime;
+        let attr = self.meta().set_attr(ino, change).await?;
+        if mtime.is_some()
+            && let Some(open) = self.open_files().get(ino)
+        {
+            let mut state = open.state();
+            if state.is_dirty() {
+                state.change.mtime = Some(SetTime::At(attr.mtime));
+            }
+        }
+        Ok(attr)
     }
 
-    /// The profile that new files in a folder take.
-    pub async fn profile(&self, path: impl AsRef<[u8]>) -> Result<Profile> {
-        let _ = path.as_ref();
-        todo!()
-    }
-
-    /// Sets a folder's profile.
-    pub async fn set_profile(&self, path: impl AsRef<[u8]>, profile: Profile) -> Result<()> {
-        let _ = (path.as_ref(), profile);
-        todo!()
+    /// How full the file system is.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn fs_stat(&self) -> Result<FsStat> {
+        self.inner.meta.fs_stat().await
     }
 
     /// The cluster at a glance.
+    ///
+    /// # Errors
+    /// `Unavailable`.
     pub async fn status(&self) -> Result<Status> {
         self.inner.meta.status().await
+    }
+
+    fn open_files(&self) -> std::sync::MutexGuard<'_, OpenFiles> {
+        self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,23 @@
 //! Whole trees in and out: `put -r` and `get -r`.
 
+mod commit;
+mod get;
+mod local;
+mod plan;
+mod put;
+mod source;
+mod stream;
+mod walk;
+
 use super::Client;
-use crate::error::{Error, Result};
+use super::pack::content_bytes_per_stripe;
+use crate::error::{Error, Kind, Result};
+use crate::layout::Profile;
+use crate::meta::Attr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Counters that a caller may watch while a tree is copied.
 #[derive(Debug, Default)]
@@ -49,8 +62,7 @@ impl Client {
     /// If the source or target cannot be used at all, or the cluster fails; single files that cannot be read are in
     /// [`TreeReport::failed`].
     pub async fn put_tree(&self, source: &Path, target: impl AsRef<[u8]>, options: TreeOptions) -> Result<TreeReport> {
-        let _ = (source, target.as_ref(), options);
-        todo!()
+        put::put_tree(self, source, target.as_ref(), options).await
     }
 
     /// Copies a file or folder out to the local path `target`, which then is that file or folder. Files are written under
@@ -59,7 +71,49 @@ impl Client {
     /// # Errors
     /// As [`Client::put_tree`].
     pub async fn get_tree(&self, source: impl AsRef<[u8]>, target: &Path, options: TreeOptions) -> Result<TreeReport> {
-        let _ = (source.as_ref(), target, options);
-        todo!()
+        get::get_tree(self, source.as_ref(), target, options).await
     }
+
+    /// Makes or replaces a file with what a stream gives, however long it is. It becomes visible when the stream has
+    /// ended and everything is stored, never in part.
+    ///
+    /// # Errors
+    /// If the stream or the cluster fails; what was at `target` is still there then.
+    pub async fn put_reader(
+        &self,
+        reader: impl AsyncRead + Unpin + Send,
+        target: impl AsRef<[u8]>,
+        mode: u32,
+    ) -> Result<Attr> {
+        stream::put_reader(self, reader, target.as_ref(), mode).await
+    }
+
+    /// Writes a file's content to a stream and returns its size. Fetches ahead of what is written.
+    ///
+    /// # Errors
+    /// If the stream or the cluster fails. What was written by then is right.
+    pub async fn get_writer(&self, source: impl AsRef<[u8]>, writer: impl AsyncWrite + Unpin + Send) -> Result<u64> {
+        stream::get_writer(self, source.as_ref(), writer).await
+    }
+}
+
+/// Content that is held in memory at once, parity not counted.
+const BYTES_IN_FLIGHT: u64 = 96 << 20;
+
+/// How many full stripes of a profile may be under way in one direction.
+fn stripes_in_flight(profile: Profile) -> usize {
+    (BYTES_IN_FLIGHT / content_bytes_per_stripe(profile)).clamp(2, 8) as usize
+}
+
+/// Runs file I/O off the runtime's threads.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    joined(tokio::task::spawn_blocking(run).await)
+}
+
+/// What a task answered; its panic goes on here.
+fn joined<T>(result: std::result::Result<T, tokio::task::JoinError>) -> Result<T> {
+    result.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => Error::caused(Kind::Cancelled, "copying was given up", error),
+    })
 }

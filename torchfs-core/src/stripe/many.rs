@@ -11,6 +11,7 @@ use crate::layout::widen_to_blocks;
 use crate::settings::{GET_MANY_MAX, SHARD_BYTES_MAX};
 use crate::shard::{ShardBlocks, ShardRead};
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::StreamExt;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -56,7 +57,9 @@ impl StripeIo {
         drop(in_flight);
         arrived.values_mut().for_each(|parts| parts.sort_by_key(|(start, _)| *start));
         let arrived = &arrived;
-        let results = reads.iter().map(|read| Box::pin(self.one_of_many(read, arrived)));
+        // Boxed with their type said: an unnamed closure type in here would keep callers from spawning this future.
+        let results: Vec<BoxFuture<'_, Result<Bytes>>> =
+            reads.iter().map(|read| self.one_of_many(read, arrived).boxed()).collect();
         futures::stream::iter(results).buffered(RETRIES_IN_FLIGHT).collect().await
     }
 

@@ -1,0 +1,188 @@
+//! Committing: the staged rest into stripes, then one metadata operation that makes all of it visible at once.
+
+use super::File;
+use super::content::{Base, Origin};
+use super::open_file::{Background, OpenFile, SizeChange};
+use super::overlay::{Piece, Source};
+use super::write::store;
+use crate::error::{Error, Kind, Result};
+use crate::ids::StripeId;
+use crate::layout::{Extent, ExtentMap, Profile, Stripe};
+use crate::meta::{Attr, ContentChange, SetTime};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How many stripes one commit sends at a time.
+const COMMIT_UPLOADS: usize = 2;
+
+/// A file that has more extents than this within one [`SPAN_BYTES`] gets them written anew as one.
+const SPAN_EXTENTS_MAX: usize = 16;
+
+/// See [`SPAN_EXTENTS_MAX`].
+const SPAN_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What a commit has to store.
+struct Frozen {
+    number: u64,
+    pieces: Vec<Piece>,
+    change: SizeChange,
+}
+
+/// Undoes the beginning of a commit, unless it succeeded, also when its future is dropped.
+struct Undo<'a> {
+    open: Option<&'a OpenFile>,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(open) = self.open {
+            open.state().thaw();
+        }
+    }
+}
+
+/// Stripes to name in a commit and the extents in them.
+#[derive(Default)]
+struct Stored {
+    extents: Vec<Extent>,
+    stripes: BTreeMap<StripeId, Stripe>,
+}
+
+impl Stored {
+    /// Adds pieces that lie one after the other in a stripe, the first at `at`.
+    fn add(&mut self, stripe: &Stripe, mut at: u32, pieces: &[Piece]) {
+        for piece in pieces {
+            let len = piece.len() as u32;
+            self.extents.push(Extent { offset: piece.range.start, len, stripe: stripe.id, stripe_offset: at });
+            at += len;
+        }
+        self.stripes.insert(stripe.id, stripe.clone());
+    }
+}
+
+/// What to do with bytes that were sent in the background.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// Name the stripes they are in.
+    Name,
+    /// Write them into new stripes: the old ones were given up.
+    Again,
+}
+
+impl File {
+    pub(super) async fn commit_staged(&self) -> Result<Attr> {
+        let turn = self.open.commit_turn.acquire().await;
+        let _turn = turn.map_err(|error| Error::caused(Kind::Cancelled, "wait for another commit", error))?;
+        if !self.is_dirty() {
+            return Ok(self.attr());
+        }
+        let mut undo = Undo { open: Some(&self.open) };
+        let mut tasks = {
+            let mut state = self.open.state();
+            state.background = Background::Waits;
+            std::mem::take(&mut state.tasks)
+        };
+        while tasks.join_next().await.is_some() {}
+        let (number, pieces, change) = self.open.state().freeze();
+        let frozen = Frozen { number, pieces, change };
+        let (change, attr) = match self.store_and_name(&frozen, Sent::Name).await {
+            Err(error) if error.kind() == Kind::Stale => self.store_and_name(&frozen, Sent::Again).await?,
+            done => done?,
+        };
+        undo.open = None;
+        let base = self.new_base(&change, attr).await;
+        let attr = base.attr.clone();
+        let named = |stripe: &Stripe| frozen.has_sent(stripe.id);
+        self.open.state().committed(frozen.number, named, Arc::new(base));
+        Ok(attr)
+    }
+
+    async fn store_and_name(&self, frozen: &Frozen, sent: Sent) -> Result<(ContentChange, Attr)> {
+        let stored = self.store_pieces(frozen, sent).await?;
+        let change = ContentChange {
+            keep_bytes: frozen.change.keep,
+            extents: ExtentMap::new(stored.extents).extents().to_vec(),
+            holes: Vec::new(),
+            stripes: stored.stripes.into_values().collect(),
+            size_min: frozen.change.size_min,
+            mtime: frozen.change.mtime.unwrap_or(SetTime::Now),
+        };
+        let attr = self.client.meta().commit(self.ino(), change.clone()).await?;
+        Ok((change, attr))
+    }
+
+    async fn store_pieces(&self, frozen: &Frozen, sent: Sent) -> Result<Stored> {
+        let mut stored = Stored::default();
+        let mut to_send = Vec::new();
+        for piece in &frozen.pieces {
+            match &piece.source {
+                Source::Sent { stripe, at } if sent == Sent::Name => {
+                    stored.add(stripe, *at, std::slice::from_ref(piece));
+                }
+                _ => to_send.push(piece.clone()),
+            }
+        }
+        if to_send.is_empty() {
+            return Ok(stored);
+        }
+        let profile = self.profile().await?;
+        let uploads: Vec<BoxFuture<'_, _>> =
+            chunks(profile, to_send).into_iter().map(|chunk| self.store_chunk(profile, chunk).boxed()).collect();
+        let uploaded: Vec<(Stripe, Vec<Piece>)> =
+            stream::iter(uploads).buffer_unordered(COMMIT_UPLOADS).try_collect().await?;
+        for (stripe, chunk) in &uploaded {
+            stored.add(stripe, 0, chunk);
+        }
+        Ok(stored)
+    }
+
+    async fn store_chunk(&self, profile: Profile, chunk: Vec<Piece>) -> Result<(Stripe, Vec<Piece>)> {
+        let _permit = self.client.upload_permit().await;
+        Ok((store(self.client.stripes(), profile, &chunk).await?, chunk))
+    }
+
+    /// The version that a commit made. Metadata is asked only if somebody else committed in between.
+    async fn new_base(&self, change: &ContentChange, attr: Attr) -> Base {
+        let latest = self.open.state().latest.clone();
+        let base = latest.changed(change, attr);
+        if base.origin == Origin::Cluster {
+            return base;
+        }
+        match self.client.meta().open(self.ino()).await {
+            Ok((attr, content)) => Base::new(attr, content),
+            // The commit itself has succeeded.
+            Err(_) => base,
+        }
+    }
+}
+
+impl Frozen {
+    fn has_sent(&self, id: StripeId) -> bool {
+        self.pieces.iter().any(|piece| matches!(&piece.source, Source::Sent { stripe, .. } if stripe.id == id))
+    }
+}
+
+/// Packs pieces in order into runs of at most one stripe: many little ranges share one.
+fn chunks(profile: Profile, pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
+    let stripe_bytes = profile.stripe_bytes_max();
+    let mut chunks: Vec<Vec<Piece>> = Vec::new();
+    let mut room = 0;
+    for piece in pieces {
+        let mut rest = piece.range.clone();
+        while !rest.is_empty() {
+            if room == 0 {
+                chunks.push(Vec::new());
+                room = stripe_bytes;
+            }
+            let end = rest.end.min(rest.start.saturating_add(room));
+            room -= end - rest.start;
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.push(piece.slice(&(rest.start..end)));
+            }
+            rest.start = end;
+        }
+    }
+    chunks
+}
