@@ -1,5 +1,6 @@
 //! TorchFS as a library (being written).
 
+pub mod cache;
 pub mod checksum;
 pub mod client;
 pub mod erasure;

@@ -4,6 +4,7 @@ use super::Client;
 use super::content::Base;
 use super::open_file::OpenFile;
 use super::read::Window;
+use crate::cache::{CacheKey, Pinned};
 use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
 use crate::meta::Attr;
@@ -37,6 +38,8 @@ pub enum OpenMode {
 pub(super) struct View {
     seen: Mutex<Seen>,
     pub window: tokio::sync::Mutex<Window>,
+    /// The place in the cache of the version that was read last.
+    pinned: Mutex<Option<(CacheKey, Option<Arc<Pinned>>)>>,
 }
 
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl File {
             let base = if state.latest.attr.version > base.attr.version { state.latest.clone() } else { base };
             Seen { generation: state.generation, base }
         };
-        let view = View { seen: Mutex::new(seen), window: tokio::sync::Mutex::default() };
+        let view = View { seen: Mutex::new(seen), window: tokio::sync::Mutex::default(), pinned: Mutex::default() };
         File { client, open, view: Arc::new(view), mode }
     }
 
@@ -119,6 +122,19 @@ impl File {
         }
     }
 
+    /// The local file that holds this version whole, and the bytes of which are proven, if the cache has it and nothing
+    /// is written over it: reading that file is reading this one. It stays in the cache as long as this file is open.
+    pub async fn cached_file(&self) -> Option<Arc<std::fs::File>> {
+        let base = {
+            let state = self.open.state();
+            if state.is_dirty() {
+                return None;
+            }
+            self.view.base(&state)
+        };
+        self.pinned(&base)?.complete_file().await
+    }
+
     /// Whether there is anything to commit.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
@@ -154,6 +170,15 @@ impl View {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.base.attr.version == base.attr.version {
             seen.base = base;
+        }
+    }
+
+    /// The place of a version in the cache, asked for once.
+    pub fn pinned(&self, key: CacheKey, pin: impl FnOnce() -> Option<Arc<Pinned>>) -> Option<Arc<Pinned>> {
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pinned {
+            Some((known, place)) if *known == key => place.clone(),
+            _ => pinned.insert((key, pin())).1.clone(),
         }
     }
 }

@@ -20,8 +20,10 @@ mod write;
 pub use file::{File, OpenMode};
 pub use tree::{Progress, TreeOptions, TreeReport};
 
+use crate::cache::policy::Lru;
+use crate::cache::{Cache, CacheStats};
 use crate::error::{Error, Kind, Result};
-use crate::ids::InodeId;
+use crate::ids::{ClusterId, InodeId};
 use crate::meta::{Attr, AttrChange, FileKind, FsStat, MetaSession, MetaStore, SetTime, Status};
 use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
@@ -37,6 +39,9 @@ use tokio::sync::Semaphore;
 /// How many stripes of all files together are held in memory on their way into the cluster.
 const UPLOADS_MAX: usize = 4;
 
+/// How much the cache holds unless said otherwise.
+const CACHE_BYTES_DEFAULT: u64 = 10 << 30;
+
 /// A connection to a cluster. Cheap to clone; clones share connections and cache.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -51,6 +56,7 @@ struct Inner {
     staging: Arc<Staging>,
     uploads: Arc<Semaphore>,
     open: Mutex<OpenFiles>,
+    cache: Option<Cache>,
 }
 
 /// The files that are open now, by inode.
@@ -140,13 +146,11 @@ impl ClientBuilder {
         let meta = MetaSession::new(meta);
         let stripes = StripeIo::new(meta.clone(), stores);
         let process = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let staging = match &self.cache_dir {
-            Some(dir) => dir.join("staging"),
-            None => std::env::temp_dir(),
+        let cache = match &self.cache_dir {
+            Some(dir) => Some(self.open_cache(dir.clone(), meta.map().await?.cluster).await?),
+            None => None,
         };
-        if self.cache_dir.is_some() {
-            staging::remove_leftovers(&staging)?;
-        }
+        let staging = self.cache_dir.map_or_else(std::env::temp_dir, |dir| dir.join("staging"));
         let inner = Inner {
             meta,
             stripes,
@@ -154,8 +158,20 @@ impl ClientBuilder {
             staging: Staging::new(staging),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             open: Mutex::default(),
+            cache,
         };
         Ok(Client { inner: Arc::new(inner) })
+    }
+
+    async fn open_cache(&self, dir: PathBuf, cluster: ClusterId) -> Result<Cache> {
+        let limit_bytes = self.cache_bytes.unwrap_or(CACHE_BYTES_DEFAULT);
+        let open = move || {
+            let cache = Cache::open(&dir, limit_bytes, cluster, Box::new(Lru::default()))?;
+            // Only now is it sure that the folder is ours.
+            staging::remove_leftovers(&dir.join("staging"))?;
+            Ok(cache)
+        };
+        write::blocking(open).await
     }
 }
 
@@ -225,6 +241,12 @@ impl Client {
             }
         }
         Ok(attr)
+    }
+
+    /// What the cache has done; `None` if there is none.
+    #[must_use]
+    pub fn cache_stats(&self) -> Option<CacheStats> {
+        self.inner.cache.as_ref().map(Cache::stats)
     }
 
     /// How full the file system is.

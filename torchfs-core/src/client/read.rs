@@ -1,16 +1,20 @@
 //! Reading: this client's writes over the version that was opened over zeros.
 
-use super::File;
-use super::content::Base;
+use super::content::{Base, Origin};
+use super::file::View;
 use super::overlay::{Piece, Source};
 use super::write::blocking;
+use super::{Client, File};
+use crate::cache::{ByteSource, CacheKey, Pinned};
 use crate::error::{Error, Kind, Result};
+use crate::layout::Stripe;
 use crate::stripe::StripeIo;
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The first window of a reader that starts at the beginning of a file.
@@ -78,9 +82,23 @@ impl File {
     }
 
     async fn read_version(&self, base: &Arc<Base>, range: Range<u64>) -> Result<Bytes> {
-        let fetcher = Fetcher { file: self.clone(), base: base.clone() };
+        let fetcher = Fetcher { client: self.client.clone(), base: base.clone(), view: Arc::downgrade(&self.view) };
+        if let Some(pinned) = self.pinned(base) {
+            let source: Arc<dyn ByteSource> = Arc::new(fetcher);
+            return pinned.read(&source, range).await;
+        }
         let mut window = self.view.window.lock().await;
-        window.read(fetcher, range).await
+        window.read(&Arc::new(fetcher), range).await
+    }
+
+    /// This version's place in the cache, if there is a cache and it takes files of this size.
+    pub(super) fn pinned(&self, base: &Base) -> Option<Arc<Pinned>> {
+        let cache = self.client.inner.cache.as_ref()?;
+        if base.origin == Origin::Guess {
+            return None;
+        }
+        let key = CacheKey { ino: base.attr.ino, version: base.attr.version };
+        self.view.pinned(key, || cache.pin(key, base.attr.size).map(Arc::new))
     }
 }
 
@@ -125,35 +143,36 @@ async fn read_piece(stripes: &StripeIo, piece: &Piece) -> Result<Bytes> {
 }
 
 /// Fetches bytes of one version; asks metadata again where the shards are when they cannot be had.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Fetcher {
-    file: File,
+    client: Client,
     base: Arc<Base>,
+    view: Weak<View>,
 }
 
-impl Fetcher {
+#[async_trait]
+impl ByteSource for Fetcher {
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes> {
-        let client = &self.file.client;
-        let failed = match self.base.fetch(client.stripes(), range.clone()).await {
+        let failed = match self.base.fetch(self.client.stripes(), range.clone()).await {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
         // Shards may have moved since the file was opened, or the version may have been replaced and collected.
-        let Ok((attr, content)) = client.meta().open(self.file.ino()).await else { return Err(failed) };
+        let Ok((attr, content)) = self.client.meta().open(self.base.attr.ino).await else { return Err(failed) };
         if attr.version != self.base.attr.version {
             let gone = matches!(failed.kind(), Kind::DataLoss | Kind::NotFound);
             return Err(if gone { replaced(&failed) } else { failed });
         }
-        let moved = content
-            .stripes
-            .iter()
-            .any(|stripe| self.base.stripes.get(&stripe.id).is_none_or(|known| known.nodes != stripe.nodes));
-        if !moved {
+        let is_elsewhere =
+            |stripe: &Stripe| self.base.stripes.get(&stripe.id).is_none_or(|known| known.nodes != stripe.nodes);
+        if !content.stripes.iter().any(is_elsewhere) {
             return Err(failed);
         }
         let base = Arc::new(Base::new(attr, content));
-        self.file.view.refresh(base.clone());
-        base.fetch(client.stripes(), range).await
+        if let Some(view) = self.view.upgrade() {
+            view.refresh(base.clone());
+        }
+        base.fetch(self.client.stripes(), range).await
     }
 }
 
@@ -196,7 +215,7 @@ struct Ahead {
 }
 
 impl Window {
-    async fn read(&mut self, fetcher: Fetcher, range: Range<u64>) -> Result<Bytes> {
+    async fn read(&mut self, fetcher: &Arc<Fetcher>, range: Range<u64>) -> Result<Bytes> {
         if self.version != fetcher.base.attr.version.0 {
             *self = Window { version: fetcher.base.attr.version.0, ..Window::default() };
         }
@@ -204,13 +223,13 @@ impl Window {
         let mut at = range.start;
         while at < range.end {
             if !self.run.contains(at) {
-                self.fetch_run(&fetcher, at..range.end).await?;
+                self.fetch_run(fetcher, at..range.end).await?;
             }
             let end = range.end.min(self.run.end());
             let skip = (at - self.run.start) as usize;
             pieces.push(self.run.data.slice(skip..skip + (end - at) as usize));
             at = end;
-            self.look_ahead(&fetcher, at);
+            self.look_ahead(fetcher, at);
         }
         self.expected = range.end;
         Ok(match pieces.len() {
@@ -220,7 +239,7 @@ impl Window {
     }
 
     /// Makes `run` one that holds the first byte of `wanted`.
-    async fn fetch_run(&mut self, fetcher: &Fetcher, wanted: Range<u64>) -> Result<()> {
+    async fn fetch_run(&mut self, fetcher: &Arc<Fetcher>, wanted: Range<u64>) -> Result<()> {
         if let Some(ahead) = self.ahead.take_if(|ahead| ahead.range.contains(&wanted.start)) {
             let data =
                 ahead.task.await.map_err(|error| Error::caused(Kind::Cancelled, "readahead was given up", error))?;
@@ -243,7 +262,7 @@ impl Window {
     }
 
     /// Once the reader is well into a run, has the next one fetched.
-    fn look_ahead(&mut self, fetcher: &Fetcher, at: u64) {
+    fn look_ahead(&mut self, fetcher: &Arc<Fetcher>, at: u64) {
         let size = fetcher.base.attr.size;
         let start = self.run.end();
         let halfway = self.run.start + self.run.data.len() as u64 / 2;

@@ -1,0 +1,242 @@
+//! What a reader notices of the cache: right bytes, each fetched once, a limit that holds, nothing wrong after a restart.
+
+use super::*;
+use crate::cache::policy::Lru;
+use crate::error::{Error, Kind};
+use proptest::prelude::*;
+use std::sync::atomic::AtomicBool;
+use tempfile::TempDir;
+
+const MIB: u64 = 1024 * 1024;
+const CLUSTER: ClusterId = ClusterId(77);
+
+/// Content that differs at every place and in every file.
+fn content(ino: u64, range: Range<u64>) -> Bytes {
+    range.map(|at| (at ^ (at >> 8) ^ (at >> 16) ^ (ino * 31)) as u8).collect()
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    ino: u64,
+    fetched: AtomicU64,
+    fetches: AtomicU64,
+    fails: AtomicBool,
+}
+
+#[async_trait]
+impl ByteSource for Source {
+    async fn fetch(&self, range: Range<u64>) -> Result<Bytes> {
+        tokio::task::yield_now().await;
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Unavailable, "no node answers"));
+        }
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        self.fetched.fetch_add(range.end - range.start, Ordering::Relaxed);
+        Ok(content(self.ino, range))
+    }
+}
+
+struct Rig {
+    dir: TempDir,
+    cache: Option<Cache>,
+    limit: u64,
+}
+
+impl Rig {
+    fn new(limit: u64) -> Self {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut rig = Rig { dir, cache: None, limit };
+        rig.restart();
+        rig
+    }
+
+    fn restart(&mut self) {
+        self.cache = None;
+        let cache = Cache::open(self.dir.path(), self.limit, CLUSTER, Box::new(Lru::default()));
+        self.cache = Some(cache.expect("opened"));
+    }
+
+    fn cache(&self) -> &Cache {
+        self.cache.as_ref().expect("open")
+    }
+
+    fn pin(&self, ino: u64, len: u64) -> Option<Pinned> {
+        self.cache().pin(CacheKey { ino: InodeId(ino), version: Version(1) }, len)
+    }
+
+    /// Reads a file whole, in pieces as the kernel does; returns how many bytes were fetched for it.
+    async fn read(&self, ino: u64, len: u64) -> u64 {
+        let source = Arc::new(Source { ino, ..Source::default() });
+        let pinned = self.pin(ino, len).expect("fits");
+        read_whole(&pinned, &source, len).await;
+        source.fetched.load(Ordering::Relaxed)
+    }
+
+    fn backing_files(&self) -> Vec<std::path::PathBuf> {
+        let folders = std::fs::read_dir(self.dir.path().join("files")).expect("folder");
+        let folders = folders.map(|folder| folder.expect("entry").path());
+        folders
+            .flat_map(|folder| std::fs::read_dir(folder).expect("folder"))
+            .map(|e| e.expect("entry").path())
+            .collect()
+    }
+}
+
+async fn read_whole(pinned: &Pinned, source: &Arc<Source>, len: u64) {
+    let bytes_from: Arc<dyn ByteSource> = source.clone();
+    for start in (0..len).step_by(128 * 1024) {
+        let range = start..(start + 128 * 1024).min(len);
+        let bytes = pinned.read(&bytes_from, range.clone()).await.expect("read");
+        assert!(bytes == content(source.ino, range.clone()), "bytes of {range:?}");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("runtime")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+    #[test]
+    fn any_reads_in_any_order_are_right_and_fetch_each_byte_once(
+        len in prop_oneof![1u64..5000, MIB - 2..MIB + 2, 1..24 * MIB],
+        reads in prop::collection::vec((0.0..1.0f64, prop_oneof![1u64..5000, 1..3 * MIB]), 1..12),
+    ) {
+        runtime().block_on(async {
+            let rig = Rig::new(64 * MIB);
+            let pinned = rig.pin(3, len).expect("fits");
+            let source = Arc::new(Source { ino: 3, ..Source::default() });
+            let bytes_from: Arc<dyn ByteSource> = source.clone();
+            for (place, count) in reads {
+                let start = ((len - 1) as f64 * place) as u64;
+                let range = start..(start + count).min(len);
+                let bytes = pinned.read(&bytes_from, range.clone()).await.expect("read");
+                assert!(bytes == content(3, range));
+            }
+            read_whole(&pinned, &source, len).await;
+            assert_eq!(source.fetched.load(Ordering::Relaxed), len);
+            assert_eq!(rig.cache().stats().used_bytes, len);
+        });
+    }
+}
+
+#[tokio::test]
+async fn many_readers_of_one_file_fetch_it_once() {
+    let rig = Rig::new(64 * MIB);
+    let source = Arc::new(Source { ino: 1, ..Source::default() });
+    let readers = (0..8).map(|_| {
+        let (pinned, source) = (rig.pin(1, 3 * MIB).expect("fits"), source.clone());
+        tokio::spawn(async move { read_whole(&pinned, &source, 3 * MIB).await })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.expect("reader");
+    }
+    assert_eq!(source.fetched.load(Ordering::Relaxed), 3 * MIB);
+    assert_eq!(source.fetches.load(Ordering::Relaxed), 1, "a small file is fetched whole");
+}
+
+#[tokio::test]
+async fn a_sequential_reader_of_a_large_file_causes_few_fetches() {
+    let rig = Rig::new(256 * MIB);
+    let source = Arc::new(Source { ino: 1, ..Source::default() });
+    let pinned = rig.pin(1, 128 * MIB).expect("fits");
+    read_whole(&pinned, &source, 128 * MIB).await;
+    let fetches = source.fetches.load(Ordering::Relaxed);
+    assert!(fetches <= 16, "{fetches} fetches for 1024 reads");
+    assert_eq!(source.fetched.load(Ordering::Relaxed), 128 * MIB);
+}
+
+#[tokio::test]
+async fn the_limit_holds_and_what_was_not_used_for_longest_leaves() {
+    let rig = Rig::new(4 * MIB);
+    for ino in 1..=4 {
+        assert_eq!(rig.read(ino, MIB).await, MIB);
+    }
+    assert_eq!(rig.read(1, MIB).await, 0, "still there");
+    assert_eq!(rig.read(5, MIB).await, MIB);
+    assert_eq!(rig.read(1, MIB).await, 0, "was used after 2");
+    assert_eq!(rig.read(2, MIB).await, MIB, "had to leave");
+    let stats = rig.cache().stats();
+    assert_eq!((stats.used_bytes, stats.files, stats.evictions), (4 * MIB, 4, 2));
+    assert_eq!(rig.backing_files().len(), 4);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_read_through_without_waste() {
+    let rig = Rig::new(4 * MIB);
+    assert!(rig.pin(9, 4 * MIB + 1).is_none(), "larger than the cache");
+    let held = rig.pin(1, 3 * MIB).expect("fits");
+    read_whole(&held, &Arc::new(Source { ino: 1, ..Source::default() }), 3 * MIB).await;
+    let fetched = rig.read(2, 4 * MIB).await;
+    assert_eq!(fetched, 4 * MIB, "each byte once, although it cannot be kept");
+    let stats = rig.cache().stats();
+    assert_eq!(stats.unkept_bytes, 4 * MIB);
+    assert!(stats.used_bytes <= 4 * MIB);
+    let source = Arc::new(Source { ino: 1, ..Source::default() });
+    read_whole(&held, &source, 3 * MIB).await;
+    assert_eq!(source.fetched.load(Ordering::Relaxed), 0, "what is open stays");
+}
+
+#[tokio::test]
+async fn complete_files_survive_a_restart_and_damaged_ones_are_fetched_again() {
+    let mut rig = Rig::new(64 * MIB);
+    rig.read(1, 2 * MIB + 5).await;
+    rig.read(2, 3 * MIB).await;
+    {
+        let partly = rig.pin(3, 20 * MIB).expect("fits");
+        let source: Arc<dyn ByteSource> = Arc::new(Source { ino: 3, ..Source::default() });
+        partly.read(&source, 0..10).await.expect("read");
+    }
+    rig.restart();
+    assert_eq!(rig.backing_files().len(), 2);
+    assert_eq!(rig.read(1, 2 * MIB + 5).await, 0);
+    let pinned = rig.pin(1, 2 * MIB + 5).expect("fits");
+    let file = pinned.complete_file().await.expect("whole");
+    assert_eq!(file.metadata().expect("metadata").len(), 2 * MIB + 5);
+
+    let damaged = rig.pin(2, 3 * MIB).expect("fits").path();
+    let mut bytes = std::fs::read(&damaged).expect("read");
+    bytes[MIB as usize + 100] ^= 1;
+    drop(pinned);
+    std::fs::write(&damaged, bytes).expect("written");
+    rig.restart();
+    assert!(rig.pin(2, 3 * MIB).expect("fits").complete_file().await.is_none());
+    assert_eq!(rig.read(2, 3 * MIB).await, MIB, "only the damaged chunk");
+    assert!(rig.pin(2, 3 * MIB).expect("fits").complete_file().await.is_some());
+    assert_eq!(rig.cache().stats().used_bytes, 5 * MIB + 5);
+}
+
+#[tokio::test]
+async fn a_failed_fetch_is_an_error_and_can_be_repeated() {
+    let rig = Rig::new(64 * MIB);
+    let source = Arc::new(Source { ino: 1, ..Source::default() });
+    source.fails.store(true, Ordering::Relaxed);
+    let pinned = rig.pin(1, MIB).expect("fits");
+    let bytes_from: Arc<dyn ByteSource> = source.clone();
+    let failed = pinned.read(&bytes_from, 0..100).await;
+    assert_eq!(failed.expect_err("fails").kind(), Kind::Unavailable);
+    assert!(pinned.complete_file().await.is_none());
+    source.fails.store(false, Ordering::Relaxed);
+    read_whole(&pinned, &source, MIB).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_is_no_error_to_the_reader() {
+    let rig = Rig::new(64 * MIB);
+    std::fs::remove_dir_all(rig.dir.path().join("files")).expect("removed");
+    assert_eq!(rig.read(1, 3 * MIB).await, 3 * MIB);
+    assert_eq!(rig.cache().stats().used_bytes, 0);
+    assert_eq!(rig.cache().stats().unkept_bytes, 3 * MIB);
+}
+
+#[tokio::test]
+async fn leftovers_are_never_served() {
+    let mut rig = Rig::new(64 * MIB);
+    rig.read(1, 1000).await;
+    let left = rig.dir.path().join("files/01/0000000000000001");
+    rig.cache = None;
+    std::fs::write(&left, vec![9; 1000]).expect("written");
+    rig.restart();
+    assert!(!left.exists());
+    assert_eq!(rig.read(2, 1000).await, 1000);
+}

@@ -1,0 +1,318 @@
+//! The cache's folder: plain files of content, an index of the complete ones, a lock.
+//!
+//! ```text
+//! lock                    held by the process that uses the folder
+//! index                   header, then one record per file that became complete
+//! files/<2 hex>/<name>    content, byte for byte; sparse until complete
+//! ```
+//! Only what the index names is believed after a restart; all else under `files` is removed. Nothing is synced: after a
+//! power cut the checksums in the index tell what is whole.
+
+use super::CacheKey;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::ids::{ClusterId, InodeId, Version};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+const MAGIC: &[u8; 8] = b"TFSCACHE";
+const FORMAT_VERSION: u32 = 1;
+const HEADER_BYTES: usize = 8 + 4 + 16 + 4;
+
+/// Longest record: a file of 4 TiB has 4 Mi chunks, five bytes each.
+const RECORD_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// The folder, locked by this process.
+#[derive(Debug)]
+pub(super) struct Disk {
+    dir: PathBuf,
+    index: Mutex<File>,
+    next_name: AtomicU64,
+    _lock: File,
+}
+
+/// A complete file as the index names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    ino: u64,
+    version: u64,
+    pub len: u64,
+    pub name: u64,
+    /// CRC32C of each chunk.
+    pub checksums: Vec<u32>,
+}
+
+impl Record {
+    pub fn new(key: CacheKey, len: u64, name: u64, checksums: Vec<u32>) -> Self {
+        Record { ino: key.ino.0, version: key.version.0, len, name, checksums }
+    }
+
+    pub fn key(&self) -> CacheKey {
+        CacheKey { ino: InodeId(self.ino), version: Version(self.version) }
+    }
+}
+
+impl Disk {
+    /// Takes the folder, making it if need be; returns what it holds of this cluster.
+    ///
+    /// # Errors
+    /// `Conflict` if another process uses it, `InvalidInput` if it holds something else than a cache, or what the
+    /// operating system reports.
+    pub fn open(dir: &Path, cluster: ClusterId) -> Result<(Disk, Vec<Record>)> {
+        std::fs::create_dir_all(dir).io(|| format!("make the cache folder {}", dir.display()))?;
+        let lock = take_lock(dir)?;
+        let index_path = dir.join("index");
+        let files = dir.join("files");
+        let found = match std::fs::read(&index_path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::io(format!("read {}", index_path.display()), error)),
+        };
+        let is_ours = found.as_ref().is_some_and(|bytes| bytes.starts_with(MAGIC));
+        if !is_ours && (found.is_some() || files.exists()) {
+            let message = format!("{} is not a cache folder: choose an empty one", dir.display());
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+        let records = keep_whole(&files, found.map_or_else(Vec::new, |bytes| parse(&bytes, cluster)))?;
+        let index = write_index(dir, cluster, &records)?;
+        for number in 0..=255u8 {
+            let sub = files.join(format!("{number:02x}"));
+            std::fs::create_dir_all(&sub).io(|| format!("make {}", sub.display()))?;
+        }
+        let next_name = records.iter().map(|record| record.name + 1).max().unwrap_or(0);
+        let disk =
+            Disk { dir: dir.into(), index: Mutex::new(index), next_name: AtomicU64::new(next_name), _lock: lock };
+        Ok((disk, records))
+    }
+
+    /// A name that no file has.
+    pub fn new_name(&self) -> u64 {
+        self.next_name.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where a file of this name is.
+    pub fn path(&self, name: u64) -> PathBuf {
+        file_path(&self.dir.join("files"), name)
+    }
+
+    /// Opens a file, making it with its full length if it is not there.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn file(&self, name: u64, len: u64) -> Result<File> {
+        let path = self.path(name);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.io(|| format!("open {}", path.display()))?;
+        file.set_len(len).io(|| format!("set the length of {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// Removes a file. Failing wastes space until the next start.
+    pub fn remove(&self, name: u64) {
+        let path = self.path(name);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "a file that left the cache cannot be removed");
+        }
+    }
+
+    /// Notes that a file is complete.
+    ///
+    /// # Errors
+    /// What the operating system reports; the file then is not found after a restart.
+    pub fn complete(&self, record: &Record) -> Result<()> {
+        let bytes = encode(record)?;
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.write_all(&bytes).io(|| format!("write to {}", self.dir.join("index").display()))
+    }
+}
+
+/// Writes to a cache file at a position.
+///
+/// # Errors
+/// What the operating system reports.
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
+    file.write_all_at(bytes, offset).io(|| "write to the cache")
+}
+
+/// Fills `out` from a cache file.
+///
+/// # Errors
+/// What the operating system reports.
+pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> Result<()> {
+    file.read_exact_at(out, offset).io(|| "read from the cache")
+}
+
+fn file_path(files: &Path, name: u64) -> PathBuf {
+    files.join(format!("{:02x}", name & 0xff)).join(format!("{name:016x}"))
+}
+
+fn take_lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let lock = File::options().write(true).create(true).truncate(false).open(&path);
+    let lock = lock.io(|| format!("open {}", path.display()))?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let message = format!("the cache folder {} is in use: choose another one (--cache-dir)", dir.display());
+            Err(Error::new(Kind::Conflict, message))
+        }
+        Err(error) => Err(Error::io(format!("lock {}", path.display()), error.into())),
+    }
+}
+
+fn header(cluster: ClusterId) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&cluster.0.to_le_bytes());
+    let checksum = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Length, CRC32C, then the record in postcard.
+fn encode(record: &Record) -> Result<Vec<u8>> {
+    let body = postcard::to_allocvec(record);
+    let body = body.map_err(|error| Error::caused(Kind::Io, "encode a record of the cache's index", error))?;
+    let mut bytes = Vec::with_capacity(8 + body.len());
+    bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// The records of an index, up to the first that is damaged; none if it is of another cluster or format.
+fn parse(bytes: &[u8], cluster: ClusterId) -> Vec<Record> {
+    let Some(mut rest) = bytes.strip_prefix(&header(cluster)[..]) else { return Vec::new() };
+    let mut records = Vec::new();
+    while let Some((record, after)) = parse_record(rest) {
+        records.push(record);
+        rest = after;
+    }
+    records
+}
+
+fn parse_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let (checksum, rest) = rest.split_first_chunk::<4>()?;
+    let len = u32::from_le_bytes(*len) as usize;
+    if len > RECORD_BYTES_MAX || len > rest.len() {
+        return None;
+    }
+    let (body, rest) = rest.split_at(len);
+    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+        return None;
+    }
+    Some((postcard::from_bytes(body).ok()?, rest))
+}
+
+/// Removes every file that no record names, and returns the records whose file is there at its full length.
+fn keep_whole(files: &Path, records: Vec<Record>) -> Result<Vec<Record>> {
+    let mut newest: BTreeMap<CacheKey, usize> = BTreeMap::new();
+    for (number, record) in records.iter().enumerate() {
+        newest.insert(record.key(), number);
+    }
+    let is_whole = |record: &Record| {
+        let whole = record.checksums.len() as u64 == record.len.div_ceil(super::CHUNK_BYTES);
+        whole && std::fs::metadata(file_path(files, record.name)).is_ok_and(|found| found.len() == record.len)
+    };
+    let kept: Vec<Record> = (records.into_iter().enumerate())
+        .filter(|(number, record)| newest.get(&record.key()) == Some(number) && is_whole(record))
+        .map(|(_, record)| record)
+        .collect();
+    let names: HashSet<PathBuf> = kept.iter().map(|record| file_path(files, record.name)).collect();
+    for folder in entries(files)? {
+        for path in entries(&folder)? {
+            if !names.contains(&path) {
+                std::fs::remove_file(&path).io(|| format!("remove {}", path.display()))?;
+            }
+        }
+    }
+    Ok(kept)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io(format!("read {}", dir.display()), error)),
+        Ok(entries) => entries.map(|entry| Ok(entry.io(|| format!("read {}", dir.display()))?.path())).collect(),
+    }
+}
+
+/// Writes the index anew and opens it for appending.
+fn write_index(dir: &Path, cluster: ClusterId, records: &[Record]) -> Result<File> {
+    let mut bytes = header(cluster);
+    for record in records {
+        bytes.extend_from_slice(&encode(record)?);
+    }
+    let (temporary, path) = (dir.join("index.new"), dir.join("index"));
+    std::fs::write(&temporary, bytes).io(|| format!("write {}", temporary.display()))?;
+    std::fs::rename(&temporary, &path).io(|| format!("rename to {}", path.display()))?;
+    File::options().append(true).open(&path).io(|| format!("open {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(number: u64, len: u64) -> Record {
+        let key = CacheKey { ino: InodeId(number), version: Version(1) };
+        Record::new(key, len, number, vec![7; len.div_ceil(crate::cache::CHUNK_BYTES) as usize])
+    }
+
+    #[test]
+    fn only_what_the_index_names_survives_a_restart() {
+        let dir = tempfile::tempdir().expect("folder");
+        let cluster = ClusterId(5);
+        let (disk, records) = Disk::open(dir.path(), cluster).expect("opened");
+        assert!(records.is_empty());
+        for number in 0..4 {
+            disk.file(number, 100).expect("made");
+        }
+        disk.complete(&record(0, 100)).expect("noted");
+        disk.complete(&record(1, 200)).expect("noted");
+        disk.complete(&record(2, 100)).expect("noted");
+        drop(disk);
+        // A crash in the middle of a record.
+        let index = dir.path().join("index");
+        let bytes = std::fs::read(&index).expect("read");
+        std::fs::write(&index, &bytes[..bytes.len() - 1]).expect("cut");
+
+        let (disk, records) = Disk::open(dir.path(), cluster).expect("opened again");
+        assert_eq!(records, [record(0, 100)], "1 has another length, 2 is half a record, 3 was never complete");
+        assert!(disk.path(0).exists());
+        (1..4).for_each(|number| assert!(!disk.path(number).exists(), "{number}"));
+        assert_eq!(Disk::open(dir.path(), cluster).expect_err("locked").kind(), Kind::Conflict);
+        drop(disk);
+        let (disk, records) = Disk::open(dir.path(), ClusterId(6)).expect("another cluster");
+        assert!(records.is_empty() && !disk.path(0).exists());
+    }
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_left_alone() {
+        let dir = tempfile::tempdir().expect("folder");
+        let precious = dir.path().join("files");
+        std::fs::create_dir(&precious).expect("made");
+        std::fs::write(precious.join("thesis"), b"text").expect("written");
+        assert_eq!(Disk::open(dir.path(), ClusterId(1)).expect_err("refused").kind(), Kind::InvalidInput);
+        assert!(precious.join("thesis").exists());
+    }
+
+    #[test]
+    fn the_format_is_as_documented() {
+        let mut bytes = header(ClusterId(1));
+        assert_eq!(bytes.len(), HEADER_BYTES);
+        assert_eq!(&bytes[..12], b"TFSCACHE\x01\0\0\0");
+        bytes.extend(encode(&record(3, 5)).expect("encoded"));
+        assert_eq!(parse(&bytes, ClusterId(1)), [record(3, 5)]);
+        assert_eq!(&bytes[HEADER_BYTES..HEADER_BYTES + 4], 6u32.to_le_bytes(), "ino, version, len, name, one checksum");
+        assert!(parse(&bytes, ClusterId(2)).is_empty());
+    }
+}

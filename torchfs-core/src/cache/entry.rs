@@ -1,0 +1,477 @@
+//! [`Pinned`]: one file in the cache, open for reading.
+
+use super::disk::{self, Record};
+use super::flight::{Flight, Flights, Run};
+use super::{ByteSource, CHUNK_BYTES, CacheKey, Shared, count};
+use crate::error::{Error, Kind, Result};
+use bytes::{Bytes, BytesMut};
+use std::fs::File;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Files of up to this many chunks are fetched whole.
+const WHOLE_CHUNKS_MAX: u32 = 4;
+
+/// Most chunks fetched at a time for a sequential reader: a stripe of four full shards.
+const RUN_CHUNKS_MAX: u32 = 16;
+
+/// Larger runs end where a full shard ends.
+const RUN_ALIGN_CHUNKS: u32 = 4;
+
+/// How far from where the last read ended a read may start and still count as sequential: the kernel sends its readahead
+/// in parallel.
+const SEQUENTIAL_SLACK_BYTES: u64 = 1024 * 1024;
+
+/// A file in the cache.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub key: CacheKey,
+    pub len: u64,
+    pub name: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Open while it is pinned, from the first use on.
+    file: Option<Arc<File>>,
+    chunks: Vec<Chunk>,
+    flights: Flights,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    Missing,
+    /// Found at start, with the checksum it must have.
+    Found(u32),
+    /// Written by this process, or checked.
+    Stored(u32),
+}
+
+impl Entry {
+    pub fn empty(key: CacheKey, len: u64, name: u64) -> Self {
+        let chunks = vec![Chunk::Missing; len.div_ceil(CHUNK_BYTES) as usize];
+        Entry { key, len, name, state: Mutex::new(State { file: None, chunks, flights: Flights::default() }) }
+    }
+
+    pub fn found(record: Record) -> Self {
+        let chunks = record.checksums.iter().map(|&checksum| Chunk::Found(checksum)).collect();
+        let state = State { file: None, chunks, flights: Flights::default() };
+        Entry { key: record.key(), len: record.len, name: record.name, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes of some chunks.
+    fn bytes_of(&self, chunks: &Range<u32>) -> Range<u64> {
+        u64::from(chunks.start) * CHUNK_BYTES..(u64::from(chunks.end) * CHUNK_BYTES).min(self.len)
+    }
+}
+
+/// A place in the cache that is not removed while this lives.
+#[derive(Debug)]
+struct Pin {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+}
+
+impl Clone for Pin {
+    fn clone(&self) -> Self {
+        self.shared.index().pin(self.entry.key);
+        Pin { shared: self.shared.clone(), entry: self.entry.clone() }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // Still under the index's lock, so that nobody opens the file anew in between.
+        let mut index = self.shared.index();
+        if index.unpin(self.entry.key) {
+            self.entry.state().file = None;
+        }
+    }
+}
+
+/// A file that is open in the cache.
+#[derive(Debug)]
+pub struct Pinned {
+    pin: Pin,
+    pattern: Mutex<Pattern>,
+    /// What was fetched last and could not be kept: a reader through a full cache goes on from here.
+    unkept: Mutex<Option<Run>>,
+}
+
+/// How one reader reads.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pattern {
+    /// Where a sequential reader goes on.
+    expected: u64,
+    /// How many chunks are fetched ahead for it; 0 for a reader that jumps.
+    chunks: u32,
+}
+
+/// What to do for the next bytes of a read.
+enum Step {
+    Read(Arc<File>, u64),
+    Open,
+    Check(u32, u32),
+    Have(Bytes),
+    Wait(Flight),
+}
+
+impl Pinned {
+    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>) -> Self {
+        Pinned { pin: Pin { shared, entry }, pattern: Mutex::default(), unkept: Mutex::default() }
+    }
+
+    /// Reads a range that lies within the file: what is there from the disk, the rest from `source`.
+    ///
+    /// # Errors
+    /// What `source` reports. A cache that fails is not an error.
+    pub async fn read(&self, source: &Arc<dyn ByteSource>, range: Range<u64>) -> Result<Bytes> {
+        let ahead = self.follow(&range);
+        let mut pieces: Vec<Bytes> = Vec::new();
+        let mut at = range.start;
+        let mut waited = false;
+        while at < range.end {
+            let piece = match self.step(source, at..range.end, ahead) {
+                Step::Open => self.open_file(source, at..range.end).await?,
+                Step::Check(chunk, checksum) => {
+                    self.check(chunk, checksum).await;
+                    continue;
+                }
+                Step::Read(file, end) => match read_file(file, at..end).await {
+                    Ok(bytes) => {
+                        count(&self.pin.shared.counters.cache_bytes, bytes.len() as u64);
+                        bytes
+                    }
+                    Err(_) => {
+                        self.forget(at..end);
+                        continue;
+                    }
+                },
+                Step::Wait(flight) => {
+                    waited = true;
+                    let run = flight.await?;
+                    let piece = run.slice(&(at..range.end));
+                    self.remember(run);
+                    piece
+                }
+                Step::Have(bytes) => bytes,
+            };
+            at += piece.len() as u64;
+            pieces.push(piece);
+        }
+        self.look_ahead(source, range.end, ahead);
+        let counters = &self.pin.shared.counters;
+        count(if waited { &counters.misses } else { &counters.hits }, 1);
+        Ok(if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() })
+    }
+
+    /// The backing file, if all of it is there and proven. Its path is for other uses than reading through this process.
+    pub async fn complete_file(&self) -> Option<Arc<File>> {
+        let entry = &self.pin.entry;
+        let chunks = entry.state().chunks.len() as u32;
+        for chunk in 0..chunks {
+            let state = entry.state().chunks[chunk as usize];
+            match state {
+                Chunk::Missing => return None,
+                Chunk::Stored(_) => {}
+                Chunk::Found(checksum) => self.check(chunk, checksum).await,
+            }
+        }
+        let file = self.pin.file().await.ok()?;
+        let whole = entry.state().chunks.iter().all(|chunk| matches!(chunk, Chunk::Stored(_)));
+        whole.then_some(file)
+    }
+
+    /// Where the backing file is.
+    #[must_use]
+    pub fn path(&self) -> std::path::PathBuf {
+        self.pin.shared.disk.path(self.pin.entry.name)
+    }
+
+    fn unkept(&self) -> MutexGuard<'_, Option<Run>> {
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds on to a run that is not in the cache although it was fetched.
+    fn remember(&self, run: Run) {
+        let chunk = (run.start / CHUNK_BYTES) as usize;
+        let kept = self.pin.entry.state().chunks[chunk] != Chunk::Missing;
+        *self.unkept() = (!kept).then_some(run);
+    }
+
+    /// Learns from a read how many chunks to fetch at a time; 0 for just what is asked.
+    fn follow(&self, range: &Range<u64>) -> u32 {
+        let mut pattern = self.pattern.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequential = range.start.abs_diff(pattern.expected) <= SEQUENTIAL_SLACK_BYTES;
+        let crossed = pattern.expected / CHUNK_BYTES != range.end / CHUNK_BYTES;
+        pattern.chunks = match (sequential, crossed) {
+            (false, _) => 0,
+            (true, true) => (pattern.chunks * 2).clamp(1, RUN_CHUNKS_MAX),
+            (true, false) => pattern.chunks.max(1),
+        };
+        pattern.expected = if sequential { pattern.expected.max(range.end) } else { range.end };
+        pattern.chunks
+    }
+
+    fn step(&self, source: &Arc<dyn ByteSource>, range: Range<u64>, ahead: u32) -> Step {
+        let entry = &self.pin.entry;
+        let mut state = entry.state();
+        let chunk = (range.start / CHUNK_BYTES) as u32;
+        match state.chunks[chunk as usize] {
+            Chunk::Found(checksum) => Step::Check(chunk, checksum),
+            Chunk::Stored(_) => match &state.file {
+                None => Step::Open,
+                Some(file) => {
+                    let stored = (chunk..state.chunks.len() as u32)
+                        .take_while(|&chunk| matches!(state.chunks[chunk as usize], Chunk::Stored(_)));
+                    let end = stored.last().map_or(chunk, |last| last) + 1;
+                    Step::Read(file.clone(), range.end.min(entry.bytes_of(&(chunk..end)).end))
+                }
+            },
+            Chunk::Missing => {
+                if let Some(run) = self.unkept().as_ref().filter(|run| run.contains(range.start)) {
+                    return Step::Have(run.slice(&range));
+                }
+                if let Some(flight) = state.flights.get(chunk) {
+                    return Step::Wait(flight);
+                }
+                let wanted = (range.end.div_ceil(CHUNK_BYTES) as u32 - chunk).max(ahead);
+                let run = state.missing_run(chunk, wanted);
+                let next = run.end;
+                let flight = self.pin.start(&mut state, source, run);
+                // The rest of a long read is on its way while this part is waited for.
+                if entry.bytes_of(&(chunk..next)).end < range.end && state.is_wanted(next) {
+                    let run = state.missing_run(next, wanted);
+                    drop(self.pin.start(&mut state, source, run));
+                }
+                Step::Wait(flight)
+            }
+        }
+    }
+
+    /// The chunk is there and the file is not open yet; if it cannot be opened, the bytes are read through.
+    async fn open_file(&self, source: &Arc<dyn ByteSource>, range: Range<u64>) -> Result<Bytes> {
+        match self.pin.file().await {
+            Ok(_) => Ok(Bytes::new()),
+            Err(_) => source.fetch(range).await,
+        }
+    }
+
+    /// Checks a chunk that was found at start; one that is not whole counts as missing.
+    async fn check(&self, chunk: u32, checksum: u32) {
+        let range = self.pin.entry.bytes_of(&(chunk..chunk + 1));
+        let good = match self.pin.file().await {
+            Ok(file) => {
+                let bytes = read_file(file, range.clone()).await;
+                bytes.is_ok_and(|bytes| crc32c::crc32c(&bytes) == checksum)
+            }
+            Err(_) => false,
+        };
+        let bytes = range.end - range.start;
+        let lost = {
+            let mut state = self.pin.entry.state();
+            let slot = &mut state.chunks[chunk as usize];
+            let unchecked = *slot == Chunk::Found(checksum);
+            if unchecked {
+                *slot = if good { Chunk::Stored(checksum) } else { Chunk::Missing };
+            }
+            unchecked && !good
+        };
+        if lost {
+            self.pin.shared.release(self.pin.entry.key, bytes);
+        }
+    }
+
+    /// The disk does not give back what was written: fetch it again.
+    fn forget(&self, range: Range<u64>) {
+        let entry = &self.pin.entry;
+        let mut lost = 0;
+        {
+            let mut state = entry.state();
+            for chunk in (range.start / CHUNK_BYTES) as u32..range.end.div_ceil(CHUNK_BYTES) as u32 {
+                if state.chunks[chunk as usize] != Chunk::Missing {
+                    state.chunks[chunk as usize] = Chunk::Missing;
+                    let bytes = entry.bytes_of(&(chunk..chunk + 1));
+                    lost += bytes.end - bytes.start;
+                }
+            }
+        }
+        self.pin.shared.release(entry.key, lost);
+    }
+
+    /// Has the next run fetched when a sequential reader comes near the end of what is there.
+    fn look_ahead(&self, source: &Arc<dyn ByteSource>, at: u64, ahead: u32) {
+        if ahead < 2 || self.unkept().is_some() {
+            return;
+        }
+        let mut state = self.pin.entry.state();
+        let chunk = (at / CHUNK_BYTES) as u32;
+        let known = (chunk..state.chunks.len() as u32)
+            .take(ahead as usize)
+            .take_while(|&chunk| !state.is_wanted(chunk))
+            .count() as u32;
+        let next = chunk + known;
+        if known > ahead / 2 || next as usize >= state.chunks.len() {
+            return;
+        }
+        let run = state.missing_run(next, ahead);
+        drop(self.pin.start(&mut state, source, run));
+    }
+}
+
+impl State {
+    fn is_wanted(&self, chunk: u32) -> bool {
+        self.chunks.get(chunk as usize) == Some(&Chunk::Missing) && !self.flights.contains(chunk)
+    }
+
+    /// Chunks to fetch together from `first`, which is missing: at most `wanted`, all of a small file.
+    fn missing_run(&self, first: u32, wanted: u32) -> Range<u32> {
+        let chunks = self.chunks.len() as u32;
+        let is_wanted = |&chunk: &u32| self.chunks[chunk as usize] == Chunk::Missing && !self.flights.contains(chunk);
+        if chunks <= WHOLE_CHUNKS_MAX {
+            let start = (0..first).rev().take_while(is_wanted).last().unwrap_or(first);
+            let end = (first..chunks).take_while(is_wanted).last().unwrap_or(first) + 1;
+            return start..end;
+        }
+        let mut end = first + wanted.clamp(1, RUN_CHUNKS_MAX);
+        if wanted >= RUN_ALIGN_CHUNKS {
+            end = (end / RUN_ALIGN_CHUNKS * RUN_ALIGN_CHUNKS).max(first + 1);
+        }
+        let end = (first..end.min(chunks)).take_while(is_wanted).last().unwrap_or(first) + 1;
+        first..end
+    }
+}
+
+/// Takes a fetch out of the list however it ends.
+struct Landing {
+    entry: Arc<Entry>,
+    number: u64,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.entry.state().flights.end(self.number);
+    }
+}
+
+impl Pin {
+    fn start(&self, state: &mut State, source: &Arc<dyn ByteSource>, chunks: Range<u32>) -> Flight {
+        // The index's lock is taken before an entry's elsewhere, so the pin is cloned by the task itself, which its
+        // reader's pin outlives or not: an entry that was removed meanwhile is only not stored to.
+        let (shared, entry, source) = (self.shared.clone(), self.entry.clone(), source.clone());
+        let run = chunks.clone();
+        state.flights.start(chunks, move |number| async move {
+            let landing = Landing { entry: entry.clone(), number };
+            let range = entry.bytes_of(&run);
+            let data = source.fetch(range.clone()).await?;
+            if data.len() as u64 != range.end - range.start {
+                let message = format!("{} bytes came for the range {range:?}", data.len());
+                return Err(Error::new(Kind::Io, message));
+            }
+            count(&shared.counters.storage_bytes, data.len() as u64);
+            match Pin::again(&shared, &entry) {
+                Some(pin) => pin.store(run, data.clone()).await,
+                None => count(&shared.counters.unkept_bytes, data.len() as u64),
+            }
+            drop(landing);
+            Ok(Run { start: range.start, data })
+        })
+    }
+
+    /// Pins an entry, if it is still the one in the cache.
+    fn again(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Option<Pin> {
+        let mut index = shared.index();
+        let current = index.slots.get(&entry.key).is_some_and(|slot| Arc::ptr_eq(&slot.entry, entry));
+        if current {
+            index.pin(entry.key);
+        }
+        current.then(|| Pin { shared: shared.clone(), entry: entry.clone() })
+    }
+
+    /// Keeps bytes, if there is room and the disk takes them.
+    async fn store(self, chunks: Range<u32>, data: Bytes) {
+        let bytes = data.len() as u64;
+        let Some(evicted) = self.shared.reserve(self.entry.key, bytes) else {
+            count(&self.shared.counters.unkept_bytes, bytes);
+            return;
+        };
+        let work = move || {
+            self.shared.remove(&evicted);
+            if let Err(error) = self.write(chunks, &data) {
+                tracing::debug!(%error, "bytes are not kept in the cache");
+                count(&self.shared.counters.unkept_bytes, bytes);
+                self.shared.release(self.entry.key, bytes);
+            }
+        };
+        // It fails only when the runtime ends, and the cache with it.
+        let _ = tokio::task::spawn_blocking(work).await;
+    }
+
+    fn write(&self, chunks: Range<u32>, data: &Bytes) -> Result<()> {
+        let file = self.file_blocking()?;
+        disk::write_at(&file, data, u64::from(chunks.start) * CHUNK_BYTES)?;
+        let checksums: Vec<u32> = data.chunks(CHUNK_BYTES as usize).map(crc32c::crc32c).collect();
+        let complete = {
+            let mut state = self.entry.state();
+            for (chunk, checksum) in chunks.zip(checksums) {
+                state.chunks[chunk as usize] = Chunk::Stored(checksum);
+            }
+            state.checksums()
+        };
+        match complete {
+            Some(checksums) => {
+                let record = Record::new(self.entry.key, self.entry.len, self.entry.name, checksums);
+                // Without the record it is only not found after a restart.
+                self.shared.disk.complete(&record).or_else(|error| {
+                    tracing::debug!(%error, "the cache's index is not kept up");
+                    Ok(())
+                })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The backing file, opened if it is not open.
+    async fn file(&self) -> Result<Arc<File>> {
+        if let Some(file) = &self.entry.state().file {
+            return Ok(file.clone());
+        }
+        let pin = self.clone();
+        let opened = tokio::task::spawn_blocking(move || pin.file_blocking()).await;
+        opened.unwrap_or_else(|error| Err(Error::caused(Kind::Cancelled, "open a cache file", error)))
+    }
+
+    fn file_blocking(&self) -> Result<Arc<File>> {
+        if let Some(file) = &self.entry.state().file {
+            return Ok(file.clone());
+        }
+        let opened = Arc::new(self.shared.disk.file(self.entry.name, self.entry.len)?);
+        Ok(self.entry.state().file.get_or_insert(opened).clone())
+    }
+}
+
+impl State {
+    /// The checksums of all chunks, if all are there.
+    fn checksums(&self) -> Option<Vec<u32>> {
+        let checksum = |chunk: &Chunk| match chunk {
+            Chunk::Missing => None,
+            Chunk::Found(checksum) | Chunk::Stored(checksum) => Some(*checksum),
+        };
+        self.chunks.iter().map(checksum).collect()
+    }
+}
+
+async fn read_file(file: Arc<File>, range: Range<u64>) -> Result<Bytes> {
+    let read = move || {
+        let mut out = BytesMut::zeroed((range.end - range.start) as usize);
+        disk::read_at(&file, &mut out, range.start)?;
+        Ok(out.freeze())
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|error| Err(Error::caused(Kind::Cancelled, "read from the cache", error)))
+}

@@ -1,0 +1,273 @@
+//! A disk cache of whole files that never change: [`Cache`].
+//!
+//! Content is named by inode and version, so nothing in the cache is ever out of date; losing any of it loses nothing. A
+//! file lies there byte for byte, so that once it is complete it can be handed to the kernel as it is. It is useful
+//! without a cluster too, over any [`ByteSource`].
+//!
+//! The rules: each byte is fetched once, however many want it; at most the given number of bytes is kept; what is open is
+//! not removed; what does not fit, or cannot be written, is read through; after a restart nothing is served that its
+//! checksum does not prove.
+
+mod disk;
+mod entry;
+mod flight;
+pub mod policy;
+
+pub use entry::Pinned;
+
+use crate::error::Result;
+use crate::ids::{ClusterId, InodeId, Version};
+use async_trait::async_trait;
+use bytes::Bytes;
+use disk::{Disk, Record};
+use entry::Entry;
+use policy::{CacheEvent, EvictionPolicy};
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The unit in which presence is known and checksums are kept. Part of the index format.
+pub const CHUNK_BYTES: u64 = 1024 * 1024;
+
+/// What a cached file is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CacheKey {
+    /// The file.
+    pub ino: InodeId,
+    /// Which content of it.
+    pub version: Version,
+}
+
+/// Where bytes come from that are not in the cache.
+#[async_trait]
+pub trait ByteSource: Debug + Send + Sync + 'static {
+    /// All bytes of a range that lies within the file.
+    ///
+    /// # Errors
+    /// If they cannot be had; the reader is told.
+    async fn fetch(&self, range: Range<u64>) -> Result<Bytes>;
+}
+
+/// What the cache has done since it was opened, and how full it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Reads that were answered from the disk alone.
+    pub hits: u64,
+    /// Reads that had to wait for at least one fetch.
+    pub misses: u64,
+    /// Bytes given to readers from the disk.
+    pub cache_bytes: u64,
+    /// Bytes fetched.
+    pub storage_bytes: u64,
+    /// Bytes fetched that could not be kept: no room, or the disk refused.
+    pub unkept_bytes: u64,
+    /// Files removed to make room.
+    pub evictions: u64,
+    /// Files held, in part or whole.
+    pub files: u64,
+    /// Bytes held.
+    pub used_bytes: u64,
+    /// Bytes that may be held.
+    pub limit_bytes: u64,
+}
+
+/// A cache in a folder that this process has for itself. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    disk: Disk,
+    limit_bytes: u64,
+    index: Mutex<Index>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    cache_bytes: AtomicU64,
+    storage_bytes: AtomicU64,
+    unkept_bytes: AtomicU64,
+    evictions: AtomicU64,
+}
+
+fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// What is held and how much.
+#[derive(Debug)]
+struct Index {
+    slots: HashMap<CacheKey, Slot>,
+    policy: Box<dyn EvictionPolicy>,
+    used_bytes: u64,
+    /// The part of it that is open and cannot be removed.
+    pinned_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Arc<Entry>,
+    pins: u32,
+    stored_bytes: u64,
+}
+
+impl Cache {
+    /// Takes the folder and finds again what was whole when it was last used for this cluster; removes the rest. Blocks on
+    /// the disk.
+    ///
+    /// # Errors
+    /// `Conflict` if another process uses the folder, `InvalidInput` if it holds something else, or what the operating
+    /// system reports.
+    pub fn open(dir: &Path, limit_bytes: u64, cluster: ClusterId, policy: Box<dyn EvictionPolicy>) -> Result<Cache> {
+        let (disk, records) = Disk::open(dir, cluster)?;
+        let mut index = Index { slots: HashMap::new(), policy, used_bytes: 0, pinned_bytes: 0 };
+        records.into_iter().for_each(|record| index.add_found(record));
+        let (counters, index) = (Counters::default(), Mutex::new(index));
+        let shared = Arc::new(Shared { disk, limit_bytes, index, counters });
+        let evicted = shared.index().make_room(0, limit_bytes);
+        shared.remove(&evicted);
+        Ok(Cache { shared })
+    }
+
+    /// Opens a file's place in the cache, which is kept as long as the result lives. `None` if the file is too large to be
+    /// cached at all, or empty.
+    #[must_use]
+    pub fn pin(&self, key: CacheKey, len: u64) -> Option<Pinned> {
+        if len == 0 || len > self.shared.limit_bytes {
+            return None;
+        }
+        let mut index = self.shared.index();
+        let disk = &self.shared.disk;
+        let slot = index.slots.entry(key);
+        let is_new = matches!(slot, std::collections::hash_map::Entry::Vacant(_));
+        let slot = slot.or_insert_with(|| Slot {
+            entry: Arc::new(Entry::empty(key, len, disk.new_name())),
+            pins: 0,
+            stored_bytes: 0,
+        });
+        assert_eq!(slot.entry.len, len, "a version of a file has one length");
+        let entry = slot.entry.clone();
+        index.policy.note(if is_new { CacheEvent::Added(key) } else { CacheEvent::Used(key) });
+        index.pin(key);
+        drop(index);
+        Some(Pinned::new(self.shared.clone(), entry))
+    }
+
+    /// What it has done and how full it is.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        let counters = &self.shared.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let index = self.shared.index();
+        CacheStats {
+            hits: load(&counters.hits),
+            misses: load(&counters.misses),
+            cache_bytes: load(&counters.cache_bytes),
+            storage_bytes: load(&counters.storage_bytes),
+            unkept_bytes: load(&counters.unkept_bytes),
+            evictions: load(&counters.evictions),
+            files: index.slots.len() as u64,
+            used_bytes: index.used_bytes,
+            limit_bytes: self.shared.limit_bytes,
+        }
+    }
+}
+
+impl Shared {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the files of evicted entries. Blocks on the disk.
+    fn remove(&self, evicted: &[Arc<Entry>]) {
+        count(&self.counters.evictions, evicted.len() as u64);
+        evicted.iter().for_each(|entry| self.disk.remove(entry.name));
+    }
+
+    /// Takes room for bytes of an open file, and says what has to be removed for it. `None` if there is no room even then.
+    fn reserve(&self, key: CacheKey, bytes: u64) -> Option<Vec<Arc<Entry>>> {
+        let mut index = self.index();
+        if index.pinned_bytes + bytes > self.limit_bytes {
+            return None;
+        }
+        let evicted = index.make_room(bytes, self.limit_bytes);
+        index.grow(key, bytes);
+        Some(evicted)
+    }
+
+    /// Gives back room that [`Shared::reserve`] took.
+    fn release(&self, key: CacheKey, bytes: u64) {
+        self.index().shrink(key, bytes);
+    }
+}
+
+impl Index {
+    fn add_found(&mut self, record: Record) {
+        let (key, len) = (record.key(), record.len);
+        self.used_bytes += len;
+        self.slots.insert(key, Slot { entry: Arc::new(Entry::found(record)), pins: 0, stored_bytes: len });
+        self.policy.note(CacheEvent::Added(key));
+    }
+
+    fn pin(&mut self, key: CacheKey) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.pins += 1;
+            if slot.pins == 1 {
+                self.pinned_bytes += slot.stored_bytes;
+            }
+        }
+    }
+
+    /// Returns whether nobody has the file open any more.
+    fn unpin(&mut self, key: CacheKey) -> bool {
+        let Some(slot) = self.slots.get_mut(&key) else { return true };
+        slot.pins -= 1;
+        if slot.pins == 0 {
+            self.pinned_bytes -= slot.stored_bytes;
+        }
+        slot.pins == 0
+    }
+
+    fn grow(&mut self, key: CacheKey, bytes: u64) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.stored_bytes += bytes;
+            self.used_bytes += bytes;
+            self.pinned_bytes += if slot.pins > 0 { bytes } else { 0 };
+        }
+    }
+
+    fn shrink(&mut self, key: CacheKey, bytes: u64) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.stored_bytes -= bytes;
+            self.used_bytes -= bytes;
+            self.pinned_bytes -= if slot.pins > 0 { bytes } else { 0 };
+        }
+    }
+
+    /// Takes entries out until `bytes` more fit.
+    fn make_room(&mut self, bytes: u64, limit_bytes: u64) -> Vec<Arc<Entry>> {
+        let mut evicted = Vec::new();
+        while self.used_bytes + bytes > limit_bytes {
+            let slots = &self.slots;
+            let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(|slot| slot.pins > 0);
+            let Some(victim) = self.policy.victim(&is_pinned) else { break };
+            self.policy.note(CacheEvent::Removed(victim));
+            if let Some(slot) = self.slots.remove(&victim) {
+                self.used_bytes -= slot.stored_bytes;
+                evicted.push(slot.entry);
+            }
+        }
+        evicted
+    }
+}
+
+#[cfg(test)]
+mod cache_test;

@@ -1,0 +1,22 @@
+//! First in, first out.
+
+use super::{CacheEvent, EvictionPolicy, Line};
+use crate::cache::CacheKey;
+
+/// What came first leaves first.
+#[derive(Debug, Default)]
+pub struct Fifo(Line);
+
+impl EvictionPolicy for Fifo {
+    fn note(&mut self, event: CacheEvent) {
+        match event {
+            CacheEvent::Added(key) => self.0.move_to_end(key),
+            CacheEvent::Used(_) => {}
+            CacheEvent::Removed(key) => self.0.remove(key),
+        }
+    }
+
+    fn victim(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey> {
+        self.0.first(is_pinned)
+    }
+}

@@ -1,0 +1,23 @@
+//! Least recently used.
+
+use super::{CacheEvent, EvictionPolicy, Line};
+use crate::cache::CacheKey;
+
+/// What was not opened for the longest time leaves first.
+#[derive(Debug, Default)]
+pub struct Lru(Line);
+
+impl EvictionPolicy for Lru {
+    fn note(&mut self, event: CacheEvent) {
+        match event {
+            CacheEvent::Added(key) => self.0.move_to_end(key),
+            CacheEvent::Used(key) if self.0.contains(key) => self.0.move_to_end(key),
+            CacheEvent::Used(_) => {}
+            CacheEvent::Removed(key) => self.0.remove(key),
+        }
+    }
+
+    fn victim(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey> {
+        self.0.first(is_pinned)
+    }
+}
