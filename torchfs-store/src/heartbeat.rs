@@ -48,15 +48,11 @@ pub(crate) async fn run(membership: Membership, horizon: watch::Sender<Option<St
             Ok(reply) => {
                 horizon.send_replace(Some(reply.horizon));
             }
-            Err(error) if is_fatal(error.kind()) => return error,
+            // Another cluster does not go away by itself. Everything else may, and reads are served meanwhile.
+            Err(error) if error.kind() == Kind::WrongCluster => return error,
             Err(error) => beats.log_failure(&error),
         }
     }
-}
-
-/// Another cluster or another protocol does not go away by itself.
-fn is_fatal(kind: Kind) -> bool {
-    matches!(kind, Kind::WrongCluster | Kind::Protocol)
 }
 
 #[derive(Debug)]

@@ -7,6 +7,8 @@ pub mod disk;
 mod gc;
 mod heartbeat;
 mod node;
+#[cfg(test)]
+mod node_test;
 
 pub use disk::DiskStore;
 pub use node::{StoreConfig, StoreNode};
