@@ -17,6 +17,8 @@ mod fsck;
 mod inode;
 pub mod keys;
 mod list;
+#[cfg(test)]
+mod model_test;
 mod query;
 mod record;
 mod rename;

@@ -1,1 +1,0 @@
-//! What every `MetaStore` must do (being written).

@@ -1,1 +1,0 @@
-//! A naive namespace in memory (being written).
