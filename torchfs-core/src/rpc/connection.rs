@@ -103,7 +103,12 @@ where
     /// # Errors
     /// What [`handshake::greet`] says; `Unavailable` if the peer cannot be reached or failed a moment ago.
     pub(super) async fn connect(&self) -> Result<Option<ClusterId>> {
-        Ok(self.ready().await?.0.cluster)
+        let (live, _) = self.ready().await?;
+        if live.cluster.is_none() {
+            // It may know by the next time, and says so only in a handshake.
+            self.forget(&live);
+        }
+        Ok(live.cluster)
     }
 
     /// Sends a request and waits for the answer. The request must be safe to repeat: if an older connection turns out to
