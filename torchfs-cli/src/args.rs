@@ -1,0 +1,434 @@
+//! The command line: every verb with its flags, as clap sees them. Values are parsed here, meaning is given in `cmd`.
+
+mod values;
+
+pub use values::{Remote, Size, address};
+
+use crate::exit::EXIT_CODES;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use torchfs_core::MetaId;
+use torchfs_core::layout::Profile;
+use torchfs_core::placement::FailureDomain;
+
+/// A distributed file system for machine-learning training data.
+///
+/// `torchfs demo` shows it working; `torchfs up --data DIR` starts a cluster on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "torchfs", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags that every verb takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Metadata nodes of the cluster, HOST:PORT; one that answers is enough
+    #[arg(long, value_name = "ADDR,...", env = "TORCHFS_META", value_delimiter = ',', global = true)]
+    pub meta: Vec<String>,
+    /// No progress bars, and nothing on stderr but errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// What to log to stderr: error, warn, info, debug, trace, or a filter as in RUST_LOG
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a whole cluster in this process, until Ctrl-C
+    Up(Up),
+    /// Run one metadata node
+    Meta(Meta),
+    /// Run one storage node
+    Store(Store),
+    /// Mount the file system on a folder
+    Mount(Mount),
+    /// Copy files and folders into TorchFS
+    Put(Put),
+    /// Copy files and folders out of TorchFS
+    Get(Get),
+    /// List folders
+    Ls(Ls),
+    /// Write files to stdout
+    Cat(Cat),
+    /// Show what is known of a path: attributes, and where its content is stored
+    Stat(Stat),
+    /// Make folders
+    Mkdir(Mkdir),
+    /// Move or rename
+    Mv(Mv),
+    /// Remove files, and folders with -r
+    Rm(Rm),
+    /// Sum up the files below a path
+    Du(Du),
+    /// Show how full the file system is
+    Df(Df),
+    /// Make links
+    Ln(Ln),
+    /// Show the cluster: leader, nodes, files, degraded stripes
+    Status(Status),
+    /// Show or set how a folder's new files are coded
+    Policy(Policy),
+    /// See it working: a cluster, a dataset, a mount, and nodes that fail while it is read
+    Demo(Demo),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+impl Verb {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verb::Up(_) => "up",
+            Verb::Meta(_) => "meta",
+            Verb::Store(_) => "store",
+            Verb::Mount(_) => "mount",
+            Verb::Put(_) => "put",
+            Verb::Get(_) => "get",
+            Verb::Ls(_) => "ls",
+            Verb::Cat(_) => "cat",
+            Verb::Stat(_) => "stat",
+            Verb::Mkdir(_) => "mkdir",
+            Verb::Mv(_) => "mv",
+            Verb::Rm(_) => "rm",
+            Verb::Du(_) => "du",
+            Verb::Df(_) => "df",
+            Verb::Ln(_) => "ln",
+            Verb::Status(_) => "status",
+            Verb::Policy(_) => "policy",
+            Verb::Demo(_) => "demo",
+            Verb::Completions(_) => "completions",
+        }
+    }
+
+    /// Whether it serves until it is told to stop, and so says more of what it does.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Verb::Up(_) | Verb::Meta(_) | Verb::Store(_))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs up --data /var/lib/torchfs
+  torchfs up --data ./cluster --stores 8 --ec 6+2 --mount /mnt/torchfs
+
+The same command starts the same cluster again: what it holds is kept in DIR.")]
+pub struct Up {
+    /// Folder for everything the cluster keeps
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Metadata nodes [default: 3, or as many as DIR has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub metas: Option<u16>,
+    /// Storage nodes [default: 6, or as many as DIR has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub stores: Option<u16>,
+    /// First port; the nodes take it and those that follow [default: 7100, or as DIR has it]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Data and parity shards of new files [default: 4+2, or as DIR has it]
+    #[arg(long, value_name = "K+M")]
+    pub ec: Option<Profile>,
+    /// Mount the file system here as well
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example, on host a (the same on b and c with their --id):
+  torchfs meta --id 1 --listen 0.0.0.0:7100 --peers 1=a:7100,2=b:7100,3=c:7100 --data /var/lib/torchfs-meta")]
+pub struct Meta {
+    /// This node's number, one of --peers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub id: u64,
+    /// Where to listen, HOST:PORT
+    #[arg(long, value_name = "ADDR")]
+    pub listen: String,
+    /// All metadata nodes with the addresses at which they reach each other
+    #[arg(long, value_name = "1=ADDR,2=ADDR,...", value_parser = values::peers)]
+    pub peers: Peers,
+    /// Folder for what it keeps
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Data and parity shards of new files; counts when the cluster is first made
+    #[arg(long, value_name = "K+M", default_value_t = Profile::DEFAULT)]
+    pub ec: Profile,
+}
+
+/// The metadata nodes by number. (An alias, because clap takes a bare map for a repeated flag.)
+pub type Peers = BTreeMap<MetaId, String>;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs store --listen 0.0.0.0:7200 --advertise s1:7200 --meta a:7100,b:7100,c:7100 --data /srv/torchfs --domain host=s1,rack=r1
+  torchfs store --listen 127.0.0.1:7201 --meta 127.0.0.1:7100 --data ./store --capacity 10G
+
+Start one on every machine with disks; each registers itself.")]
+pub struct Store {
+    /// Where to listen, HOST:PORT
+    #[arg(long, value_name = "ADDR")]
+    pub listen: String,
+    /// Where others reach this node, if it is not the address it listens on
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<String>,
+    /// Folder for the shards
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Most bytes to use, like 500GiB or 10G [default: the file system's size]
+    #[arg(long, value_name = "SIZE")]
+    pub capacity: Option<Size>,
+    /// Where the machine stands; a stripe's shards are spread over as many places as possible
+    #[arg(long, value_name = "host=H,rack=R", default_value = "", hide_default_value = true)]
+    pub domain: FailureDomain,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs mount /mnt/torchfs                       until Ctrl-C or umount /mnt/torchfs
+  torchfs mount --background /mnt/torchfs          returns when the mount is usable
+  torchfs mount --cache-dir /nvme/cache --cache-size 200G /mnt/torchfs")]
+pub struct Mount {
+    /// An existing folder
+    pub mountpoint: PathBuf,
+    /// Where whole files are kept that were read [default: below /var/cache/torchfs or ~/.cache/torchfs]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// How much the cache may hold
+    #[arg(long, value_name = "SIZE", default_value = "10GiB")]
+    pub cache_size: Size,
+    /// Return when the mount is usable, and go on in the background
+    #[arg(long)]
+    pub background: bool,
+    /// The mount is served by this process, which tells its parent on stdout how it went.
+    #[arg(long, hide = true, conflicts_with = "background")]
+    pub serve_background: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs put model.ckpt /checkpoints/             into an existing folder
+  torchfs put -r ./imagenet /datasets/imagenet     a folder; small files are packed
+  tar c . | torchfs put - /backup.tar              from stdin")]
+pub struct Put {
+    /// Folders too, with everything in them
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Local files and folders, and last the path in TorchFS; if that is a folder, they go into it
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    pub paths: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs get /checkpoints/model.ckpt .
+  torchfs get -r /datasets/imagenet ./imagenet
+  torchfs get /backup.tar - | tar x                to stdout")]
+pub struct Get {
+    /// Folders too, with everything in them
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Paths in TorchFS, and last the local file or folder; if that is a folder, they go into it
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    pub paths: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs ls /datasets
+  torchfs ls -lR /datasets/imagenet
+  torchfs ls --json / | jq -r '.[].name'
+
+On a terminal odd names are quoted for a shell; in a pipe they are written as they are. Times are UTC.")]
+pub struct Ls {
+    /// Mode, links, owner, group, size, time, name
+    #[arg(short)]
+    pub long: bool,
+    /// Folders below folders too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// As a JSON array
+    #[arg(long)]
+    pub json: bool,
+    #[arg(default_value = "/", value_name = "PATH")]
+    pub paths: Vec<Remote>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs cat /datasets/labels.csv
+  echo header | torchfs cat - /datasets/labels.csv")]
+pub struct Cat {
+    /// Paths in TorchFS; - is stdin
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs stat /datasets/labels.csv
+  torchfs stat --json /datasets/labels.csv         with extents, stripes and their nodes")]
+pub struct Stat {
+    /// As a JSON array
+    #[arg(long)]
+    pub json: bool,
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<Remote>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  torchfs mkdir -p /datasets/imagenet/train")]
+pub struct Mkdir {
+    /// Folders above it too; no error if it is there
+    #[arg(short, long)]
+    pub parents: bool,
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<Remote>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs mv /model.tmp /model.ckpt                replaces model.ckpt atomically
+  torchfs mv /a /b /archive                        into an existing folder")]
+pub struct Mv {
+    /// What to move, and last where to
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
+    pub paths: Vec<Remote>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs rm /old.ckpt
+  torchfs rm -r /datasets/old")]
+pub struct Rm {
+    /// Folders too, with everything in them
+    #[arg(short, long)]
+    pub recursive: bool,
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<Remote>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs du /datasets
+  torchfs du --json /datasets/imagenet /datasets/coco
+
+A file with several names counts once. Sizes are of the content, without redundancy.")]
+pub struct Du {
+    /// As a JSON array
+    #[arg(long)]
+    pub json: bool,
+    #[arg(default_value = "/", value_name = "PATH")]
+    pub paths: Vec<Remote>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  torchfs df
+
+\"for content\" is the free space divided by the redundancy of the root folder's profile.")]
+pub struct Df {
+    /// As a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs ln -s imagenet-v2 /datasets/latest
+  torchfs ln /model.ckpt /best.ckpt")]
+pub struct Ln {
+    /// A symbolic link; TARGET is kept as it is written
+    #[arg(short, long)]
+    pub symbolic: bool,
+    /// What the link leads to
+    pub target: OsString,
+    /// The new name; if it is a folder, the link goes into it
+    pub path: Remote,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs status
+  torchfs status --json | jq .degraded_stripes")]
+pub struct Status {
+    /// As a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs policy get /datasets
+  torchfs policy set /datasets --ec 8+3
+
+A policy counts for files that are written afterwards, in the folder and below it.")]
+pub struct Policy {
+    #[command(subcommand)]
+    pub action: PolicyAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyAction {
+    /// Show how new files in a folder are coded
+    Get {
+        #[arg(value_name = "PATH")]
+        path: Remote,
+    },
+    /// Say how new files in a folder are coded
+    Set {
+        #[arg(value_name = "PATH")]
+        path: Remote,
+        /// Data and parity shards
+        #[arg(long, value_name = "K+M")]
+        ec: Profile,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs demo                     with 2,000 images that it makes
+  torchfs demo ~/datasets/cifar    with your own files, which are only read
+
+Everything is kept in a temporary folder (TMPDIR says where) and removed at the end.")]
+pub struct Demo {
+    /// A dataset; without it a labelled image tree is made
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  torchfs completions bash > /etc/bash_completion.d/torchfs")]
+pub struct Completions {
+    pub shell: Shell,
+}
+
+#[cfg(test)]
+#[path = "args_test.rs"]
+mod tests;

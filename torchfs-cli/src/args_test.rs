@@ -1,0 +1,157 @@
+//! What the command line takes and what it refuses.
+
+use super::values::{address, peers};
+use super::*;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once(&"torchfs").chain(words))
+}
+
+fn verb(words: &[&str]) -> Verb {
+    parse(words).expect("parses").verb
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_verb_teaches_with_an_example() {
+    for command in Cli::command().get_subcommands() {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains(&format!("torchfs {}", command.get_name())), "{} shows no example", command.get_name());
+    }
+}
+
+#[test]
+fn the_verbs_take_their_flags() {
+    let lines: &[&[&str]] = &[
+        &["up", "--data", "d", "--metas", "3", "--stores", "6", "--port", "7100", "--ec", "4+2", "--mount", "m"],
+        &["meta", "--id", "1", "--listen", "a:1", "--peers", "1=a:1,2=b:1", "--data", "d", "--ec", "4+2"],
+        &[
+            "store",
+            "--listen",
+            "a:1",
+            "--meta",
+            "a:1,b:1",
+            "--data",
+            "d",
+            "--capacity",
+            "10G",
+            "--domain",
+            "host=h,rack=r",
+        ],
+        &["mount", "m", "--cache-dir", "c", "--cache-size", "1G", "--background"],
+        &["put", "-r", "a", "b", "/c"],
+        &["get", "-r", "/a", "/b", "c"],
+        &["ls", "-l", "-R", "--json", "/"],
+        &["ls"],
+        &["cat", "/a", "-"],
+        &["stat", "--json", "/a"],
+        &["mkdir", "-p", "/a"],
+        &["mv", "/a", "/b"],
+        &["rm", "-r", "/a"],
+        &["du", "--json", "/a"],
+        &["df", "--json"],
+        &["ln", "-s", "a", "/b"],
+        &["status", "--json"],
+        &["policy", "get", "/a"],
+        &["policy", "set", "/a", "--ec", "6+3"],
+        &["demo"],
+        &["demo", "d"],
+        &["completions", "zsh"],
+    ];
+    for words in lines {
+        assert_eq!(verb(words).name(), words[0]);
+    }
+}
+
+#[test]
+fn the_cluster_is_named_before_or_after_the_verb() {
+    for words in [["--meta", "a:1,b:2", "ls"], ["ls", "--meta", "a:1,b:2"]] {
+        assert_eq!(parse(&words).expect("parses").global.meta, ["a:1", "b:2"]);
+    }
+}
+
+#[test]
+fn wrong_lines_are_refused() {
+    let lines: &[&[&str]] = &[
+        &[],
+        &["fly"],
+        &["up"],
+        &["up", "--data", "d", "--metas", "0"],
+        &["up", "--data", "d", "--ec", "4"],
+        &["meta", "--id", "1", "--listen", "a:1", "--data", "d"],
+        &["meta", "--id", "1", "--listen", "a:1", "--peers", "a:1", "--data", "d"],
+        &["store", "--listen", "a:1", "--data", "d", "--capacity", "lots"],
+        &["store", "--listen", "a:1", "--data", "d", "--domain", "shelf=1"],
+        &["put", "a"],
+        &["ls", "relative"],
+        &["mv", "/a"],
+        &["policy", "set", "/a"],
+        &["completions", "cobol"],
+        &["ls", "--no-such-flag"],
+    ];
+    for words in lines {
+        let error = parse(words).expect_err(&words.join(" "));
+        assert!(error.use_stderr() && error.exit_code() == 2, "{words:?}: {error}");
+        assert_ne!(error.kind(), ErrorKind::DisplayHelp);
+    }
+}
+
+#[test]
+fn a_relative_path_is_told_how_to_write_it() {
+    let message = parse(&["ls", "data"]).expect_err("refused").to_string();
+    assert!(message.contains("begins with '/': write /data"), "{message}");
+}
+
+#[test]
+fn sizes_are_binary_unless_they_say_b() {
+    let table = [
+        ("0", 0),
+        ("123", 123),
+        ("10G", 10 << 30),
+        ("10g", 10 << 30),
+        ("500GiB", 500 << 30),
+        ("10GB", 10_000_000_000),
+        ("1.5M", 3 << 19),
+        ("4 KiB", 4096),
+        ("7b", 7),
+    ];
+    for (text, bytes) in table {
+        assert_eq!(text.parse::<Size>(), Ok(Size(bytes)), "{text}");
+    }
+    for bad in ["", "G", "10X", "-1", "1.2.3", "99999999999P", "ten"] {
+        assert!(bad.parse::<Size>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn peers_are_numbered_once_each() {
+    let two = peers("2=b:7100, 1=a:7100").expect("parses");
+    assert_eq!(two.into_iter().collect::<Vec<_>>(), [(MetaId(1), "a:7100".into()), (MetaId(2), "b:7100".into())]);
+    for bad in ["", "1", "a:1", "0=a:1", "1=a", "1=a:x", "1=:5", "1=a:1,1=b:1", "x=a:1"] {
+        assert!(peers(bad).is_err(), "{bad}");
+    }
+    assert!(address("[::1]:7100").is_ok());
+}
+
+#[test]
+fn remote_paths_keep_their_bytes() {
+    let odd = Remote::parse(OsStr::from_bytes(b"/a\xff\n b//")).expect("parses");
+    assert_eq!(odd.bytes(), b"/a\xff\n b");
+    assert!(odd.names_folder());
+    assert_eq!(odd.file_name(), Some(OsStr::from_bytes(b"a\xff\n b")));
+    assert_eq!(odd.parent().bytes(), b"/");
+    assert_eq!(odd.join(b"x").bytes(), b"/a\xff\n b/x");
+
+    let root = Remote::parse(OsStr::new("///")).expect("parses");
+    assert_eq!((root.bytes(), root.file_name()), (&b"/"[..], None));
+    assert_eq!(root.join(b"x").bytes(), b"/x");
+    assert!(Remote::parse(OsStr::new("")).is_err());
+}

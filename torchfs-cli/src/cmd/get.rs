@@ -1,0 +1,105 @@
+//! `torchfs get`: files and folders out of TorchFS.
+
+use super::cat::to_stdout;
+use super::put::report_tree;
+use super::{connect, needs_recursive, sources_and_target};
+use crate::args::{Get, Global, Remote};
+use crate::exit::{Exit, Failure, Outcome, Tally};
+use crate::progress::Bar;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use torchfs_core::Client;
+use torchfs_core::client::TreeOptions;
+use torchfs_core::meta::FileKind;
+
+/// Links followed before it is taken for a loop, as Linux does.
+const LINKS_MAX: usize = 40;
+
+pub async fn run(global: &Global, args: Get) -> Outcome {
+    let (sources, target) = sources_and_target(&args.paths)?;
+    let sources: Result<Vec<Remote>, String> = sources.iter().map(|source| Remote::parse(source)).collect();
+    let sources = sources.map_err(Failure::usage)?;
+    let client = connect(global).await?;
+    let mut tally = Tally::new("get");
+    if target == "-" {
+        for source in &sources {
+            tally.note(to_stdout(&client, source).await.map_err(|failure| failure.context(source)))?;
+        }
+        return tally.finish();
+    }
+    let target = LocalTarget::find(&target, sources.len())?;
+    let options = TreeOptions::default();
+    let bar = Bar::start("get", options.progress.clone(), global);
+    for source in &sources {
+        let copied = one(&client, source, &target, args.recursive, &options).await;
+        tally.note(copied.map_err(|failure| failure.context(source)))?;
+    }
+    drop(bar);
+    tally.finish()
+}
+
+async fn one(
+    client: &Client,
+    source: &Remote,
+    target: &LocalTarget,
+    recursive: bool,
+    options: &TreeOptions,
+) -> Outcome {
+    let target = target.path(source)?;
+    // As cp does: a link is copied as a link by -r, and followed otherwise.
+    let source = if recursive { source.clone() } else { follow(client, source).await? };
+    let attr = client.lstat(source.bytes()).await?;
+    if attr.kind == FileKind::Directory && !recursive {
+        return Err(needs_recursive(&source.to_string()));
+    }
+    report_tree("get", client.get_tree(source.bytes(), &target, options.clone()).await?)
+}
+
+async fn follow(client: &Client, path: &Remote) -> Outcome<Remote> {
+    let mut path = path.clone();
+    for _ in 0..LINKS_MAX {
+        let attr = client.lstat(path.bytes()).await?;
+        if attr.kind != FileKind::Symlink {
+            return Ok(path);
+        }
+        let target = client.meta().read_link(attr.ino).await?;
+        path = if target.starts_with(b"/") { Remote::from_bytes(target) } else { path.parent().join(&target) };
+    }
+    Err(Failure::new(Exit::Failed, "too many symbolic links"))
+}
+
+/// Where things go on this machine, as cp(1) has it.
+#[derive(Debug)]
+enum LocalTarget {
+    Into(PathBuf),
+    As(PathBuf),
+}
+
+impl LocalTarget {
+    fn find(target: &OsStr, sources: usize) -> Outcome<LocalTarget> {
+        let path = PathBuf::from(target);
+        let names_folder = target.as_bytes().ends_with(b"/");
+        if path.is_dir() {
+            return Ok(LocalTarget::Into(path));
+        }
+        if sources == 1 && !names_folder {
+            return Ok(LocalTarget::As(path));
+        }
+        let shown = path.display();
+        if path.exists() {
+            return Err(Failure::new(Exit::WrongType, format!("{shown} is not a folder")));
+        }
+        let failure = Failure::new(Exit::NotFound, format!("no folder {shown} on this machine"));
+        Err(failure.hint(format!("make it first: mkdir -p {shown}")))
+    }
+
+    fn path(&self, source: &Remote) -> Outcome<PathBuf> {
+        match (self, source.file_name()) {
+            (LocalTarget::As(path), _) => Ok(path.clone()),
+            (LocalTarget::Into(folder), Some(name)) => Ok(folder.join(name)),
+            // `get -r / DIR` copies what is in the root into DIR.
+            (LocalTarget::Into(folder), None) => Ok(folder.clone()),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `torchfs mount`: in the foreground until it is unmounted or stopped, or in the background.
+
+mod background;
+
+use super::{cannot_connect, metas};
+use crate::args::{Global, Mount};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::printable;
+use crate::signal::asked_to_stop;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use torchfs_core::{Client, IoContext};
+use torchfs_fuse::{MountOptions, Mounted, mount};
+
+/// How long the first request to a new mount may take.
+const USABLE_DEADLINE: Duration = Duration::from_secs(10);
+
+pub async fn run(global: &Global, args: Mount) -> Outcome {
+    if args.background {
+        return background::start(global, &args).await;
+    }
+    if args.serve_background {
+        return background::serve(global, &args).await;
+    }
+    let mounted = start(global, &args).await?;
+    if !global.quiet {
+        let shown = args.mountpoint.display();
+        eprintln!("mounted on {shown}; Ctrl-C or `umount {shown}` stops it");
+    }
+    until_stopped(&mounted).await
+}
+
+/// Connects, mounts, and sees that the mount answers.
+async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
+    let mountpoint = args.mountpoint.canonicalize().io(|| printable(args.mountpoint.as_os_str().as_bytes()))?;
+    let metas = metas(global)?;
+    let cache_dir = cache_dir(args, &mountpoint)?;
+    let client = Client::builder().metas(metas.clone()).cache_dir(cache_dir).cache_bytes(args.cache_size.0);
+    let client = client.connect().await.map_err(|error| cannot_connect(error, &metas))?;
+    let mounted = mount(client, &mountpoint, MountOptions::default())?;
+    check_usable(&mountpoint).await?;
+    Ok(mounted)
+}
+
+async fn check_usable(mountpoint: &Path) -> Outcome {
+    let path = mountpoint.to_owned();
+    let answered = tokio::task::spawn_blocking(move || std::fs::symlink_metadata(path));
+    match tokio::time::timeout(USABLE_DEADLINE, answered).await {
+        Ok(Ok(Ok(_))) => Ok(()),
+        Ok(Ok(Err(error))) => Err(torchfs_core::Error::io("the new mount answers with an error", error).into()),
+        Ok(Err(_)) | Err(_) => {
+            let message = format!("the new mount does not answer within {} s", USABLE_DEADLINE.as_secs());
+            Err(Failure::new(Exit::Unavailable, message))
+        }
+    }
+}
+
+/// Returns when it is unmounted from outside, or unmounts it when a signal comes.
+pub async fn until_stopped(mounted: &Mounted) -> Outcome {
+    tokio::select! {
+        ended = mounted.wait() => Ok(ended?),
+        stop = asked_to_stop() => {
+            stop?;
+            Ok(mounted.unmount().await?)
+        }
+    }
+}
+
+/// The cache folder: as given, or one of its own for each mountpoint.
+fn cache_dir(args: &Mount, mountpoint: &Path) -> Outcome<PathBuf> {
+    let dir = match &args.cache_dir {
+        Some(dir) => dir.clone(),
+        None => default_cache_dir(mountpoint)?,
+    };
+    std::fs::create_dir_all(&dir).io(|| format!("make the cache folder {}", dir.display()))?;
+    Ok(dir)
+}
+
+fn default_cache_dir(mountpoint: &Path) -> Outcome<PathBuf> {
+    let below = folder_name(mountpoint);
+    if rustix::process::geteuid().is_root() {
+        return Ok(Path::new("/var/cache/torchfs").join(below));
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let cache = cache.ok_or_else(|| Failure::usage("no home folder for the cache: give --cache-dir"))?;
+    Ok(cache.join("torchfs").join(below))
+}
+
+/// One name for a mountpoint, different for each: what is no letter, digit or `.` is written as `-` and two hex digits.
+fn folder_name(mountpoint: &Path) -> String {
+    let bytes = mountpoint.as_os_str().as_bytes();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.';
+    let escape = |&byte: &u8| if plain(byte) { char::from(byte).to_string() } else { format!("-{byte:02x}") };
+    let name: String = bytes.iter().map(escape).collect();
+    // Names end at 255 bytes; what two long ones share at their end hardly meets on one machine.
+    name[name.len().saturating_sub(200)..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mountpoint_has_its_own_cache() {
+        assert_eq!(folder_name(Path::new("/mnt/data")), "-2fmnt-2fdata");
+        assert_ne!(folder_name(Path::new("/mnt/a-2fb")), folder_name(Path::new("/mnt/a/b")));
+        assert_eq!(folder_name(Path::new(&"/x".repeat(300))).len(), 200);
+    }
+}

@@ -1,0 +1,38 @@
+//! `torchfs store`: one storage node, until a signal comes.
+
+use super::meta::listen;
+use super::metas;
+use crate::args::{Global, Store};
+use crate::exit::{Failure, Outcome};
+use crate::signal::asked_to_stop;
+use torchfs_core::Context;
+use torchfs_store::{StoreConfig, StoreNode};
+
+pub async fn run(global: &Global, args: Store) -> Outcome {
+    let metas = metas(global)?;
+    if let Some(addr) = &args.advertise {
+        crate::args::address(addr).map_err(|message| Failure::usage(format!("--advertise: {message}")))?;
+    }
+    let listener = listen(&args.listen).await?;
+    let config = StoreConfig {
+        metas,
+        data: args.data,
+        capacity: args.capacity.map(|size| size.0),
+        domain: args.domain,
+        advertise: args.advertise,
+    };
+    let node = tokio::select! {
+        started = StoreNode::start(config, listener) => started.context(|| "start the storage node")?,
+        // It waits for the metadata cluster; a signal ends that too.
+        stop = asked_to_stop() => return stop,
+    };
+    tracing::info!("storage node {} serves on {}", node.id(), node.addr());
+    tokio::select! {
+        ended = node.wait() => Ok(ended?),
+        stop = asked_to_stop() => {
+            stop?;
+            node.shutdown().await;
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `torchfs up`: a whole cluster in this process, until a signal comes.
+
+use super::mount::until_stopped;
+use super::policy::too_few_nodes;
+use crate::args::{Global, Up};
+use crate::exit::{Failure, Outcome};
+use crate::signal::asked_to_stop;
+use std::path::Path;
+use torchfs_core::layout::Profile;
+use torchfs_core::{Client, Error, Kind};
+use torchfs_fuse::{MountOptions, mount};
+use torchfs_local::LocalCluster;
+
+const DEFAULT_PORT: u16 = 7100;
+
+pub async fn run(global: &Global, args: Up) -> Outcome {
+    let cluster = tokio::select! {
+        cluster = Box::pin(start(&args)) => cluster?,
+        stop = asked_to_stop() => return stop,
+    };
+    let outcome = tokio::select! {
+        outcome = Box::pin(serve(global, &args, &cluster)) => outcome,
+        error = cluster.wait_for_failure() => Err(error.into()),
+    };
+    cluster.shutdown().await?;
+    outcome
+}
+
+async fn start(args: &Up) -> Outcome<LocalCluster> {
+    let mut builder = LocalCluster::builder().data_dir(&args.data);
+    // A folder that has a cluster has its ports too.
+    let port = args.port.or_else(|| (!LocalCluster::is_in(&args.data)).then_some(DEFAULT_PORT));
+    builder = builder.port(port);
+    if let Some(metas) = args.metas {
+        builder = builder.metas(metas.into());
+    }
+    if let Some(stores) = args.stores {
+        builder = builder.stores(stores.into());
+    }
+    if let Some(profile) = args.ec {
+        builder = builder.profile(profile);
+    }
+    builder.start().await.map_err(start_failure)
+}
+
+fn start_failure(error: Error) -> Failure {
+    let in_use = error.kind() == Kind::Exists;
+    let failure = Failure::from(error);
+    if in_use { failure.hint("does it run already? if not, choose other ports with --port") } else { failure }
+}
+
+async fn serve(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcome {
+    let client = cluster.client().await?;
+    let profile = client.profile("/").await?;
+    warn_if_too_few(cluster, profile);
+    let Some(mountpoint) = &args.mount else {
+        say(global, cluster, None);
+        return asked_to_stop().await;
+    };
+    std::fs::create_dir_all(mountpoint).map_err(|error| Error::io(mountpoint.display().to_string(), error))?;
+    let client = Client::builder().metas(cluster.meta_addrs()).cache_dir(args.data.join("cache")).connect().await?;
+    let mounted = mount(client, mountpoint, MountOptions::default())?;
+    say(global, cluster, Some(mountpoint));
+    until_stopped(&mounted).await
+}
+
+fn warn_if_too_few(cluster: &LocalCluster, profile: Profile) {
+    let stores = cluster.store_addrs().len();
+    if stores < profile.shards() {
+        eprintln!("torchfs: warning: {}", too_few_nodes(profile, stores));
+    }
+}
+
+fn say(global: &Global, cluster: &LocalCluster, mountpoint: Option<&Path>) {
+    if global.quiet {
+        return;
+    }
+    let metas = cluster.meta_addrs().join(",");
+    println!("metadata nodes  {}", cluster.meta_addrs().join(" "));
+    println!("storage nodes   {}", cluster.store_addrs().join(" "));
+    println!("data            {}", cluster.data_dir().display());
+    if let Some(mountpoint) = mountpoint {
+        println!("mounted on      {}", mountpoint.display());
+    }
+    println!();
+    println!("In another terminal:");
+    println!("  export TORCHFS_META={metas}");
+    println!("  torchfs put -r SOME_FOLDER /data");
+    println!("  torchfs ls -l /data");
+    println!("  torchfs status");
+    if mountpoint.is_none() {
+        println!("  torchfs mount MOUNTPOINT");
+    }
+    println!();
+    println!("Ctrl-C stops the cluster; the same command starts it again with everything in it.");
+}
