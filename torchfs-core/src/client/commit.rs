@@ -4,6 +4,7 @@ use super::File;
 use super::content::{Base, Origin};
 use super::open_file::{Background, OpenFile, SizeChange};
 use super::overlay::{Piece, Source};
+use super::spans::{self, Plan};
 use super::write::store;
 use crate::error::{Error, Kind, Result};
 use crate::ids::StripeId;
@@ -16,12 +17,6 @@ use std::sync::Arc;
 
 /// How many stripes one commit sends at a time.
 const COMMIT_UPLOADS: usize = 2;
-
-/// A file that has more extents than this within one [`SPAN_BYTES`] gets them written anew as one.
-const SPAN_EXTENTS_MAX: usize = 16;
-
-/// See [`SPAN_EXTENTS_MAX`].
-const SPAN_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What a commit has to store.
 struct Frozen {
@@ -115,27 +110,50 @@ impl File {
 
     async fn store_pieces(&self, frozen: &Frozen, sent: Sent) -> Result<Stored> {
         let mut stored = Stored::default();
-        let mut to_send = Vec::new();
-        for piece in &frozen.pieces {
-            match &piece.source {
-                Source::Sent { stripe, at } if sent == Sent::Name => {
-                    stored.add(stripe, *at, std::slice::from_ref(piece));
-                }
-                _ => to_send.push(piece.clone()),
+        let Plan { mut name, mut write } = self.plan(frozen).await;
+        if sent == Sent::Again {
+            write.append(&mut name);
+            write.sort_by_key(|piece| piece.range.start);
+        }
+        for piece in &name {
+            if let Source::Sent { stripe, at } = &piece.source {
+                stored.add(stripe, *at, std::slice::from_ref(piece));
             }
         }
-        if to_send.is_empty() {
+        if write.is_empty() {
             return Ok(stored);
         }
         let profile = self.profile().await?;
         let uploads: Vec<BoxFuture<'_, _>> =
-            chunks(profile, to_send).into_iter().map(|chunk| self.store_chunk(profile, chunk).boxed()).collect();
+            chunks(profile, write).into_iter().map(|chunk| self.store_chunk(profile, chunk).boxed()).collect();
         let uploaded: Vec<(Stripe, Vec<Piece>)> =
             stream::iter(uploads).buffer_unordered(COMMIT_UPLOADS).try_collect().await?;
         for (stripe, chunk) in &uploaded {
             stored.add(stripe, 0, chunk);
         }
         Ok(stored)
+    }
+
+    /// What to store and what to name. A span that is written anew takes what is underneath from the newest version, so
+    /// that it does not undo what another client committed there meanwhile.
+    async fn plan(&self, frozen: &Frozen) -> Plan {
+        let keep = frozen.change.keep;
+        let latest = self.open.state().latest.clone();
+        let mut spans = spans::crowded(&latest, keep, &frozen.pieces);
+        if spans.is_empty() {
+            return spans::plan(&latest, keep, &frozen.pieces, &spans);
+        }
+        match self.client.meta().open(self.ino()).await {
+            Ok((attr, content)) => {
+                let newest = Base::new(attr, content);
+                spans::plan(&newest, keep, &frozen.pieces, &spans)
+            }
+            // Writing spans anew can wait for a later commit.
+            Err(_) => {
+                spans.clear();
+                spans::plan(&latest, keep, &frozen.pieces, &spans)
+            }
+        }
     }
 
     async fn store_chunk(&self, profile: Profile, chunk: Vec<Piece>) -> Result<(Stripe, Vec<Piece>)> {

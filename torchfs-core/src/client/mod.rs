@@ -12,6 +12,7 @@ mod pack;
 mod path;
 mod ranges;
 mod read;
+mod spans;
 mod staging;
 mod tree;
 mod whole;
@@ -269,3 +270,6 @@ impl Client {
         self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod test;

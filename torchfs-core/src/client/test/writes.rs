@@ -1,0 +1,188 @@
+//! Writing and committing, with failures in between.
+
+use super::{Rig, pattern};
+use crate::error::Kind;
+use crate::meta::{AttrChange, SetTime, Timestamp};
+use crate::shard::fault::Fault;
+use bytes::Bytes;
+
+const MIB: usize = 1024 * 1024;
+
+#[tokio::test]
+async fn a_file_comes_back_to_another_client_after_its_commit_and_not_before() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.client().await, rig.client().await);
+    let data = pattern(1, 3 * MIB + 17);
+    let file = one.create("/a").await.expect("created");
+    file.write_at(0, data.clone()).await.expect("written");
+    assert_eq!(file.read_at(0, data.len()).await.expect("read"), data);
+    assert_eq!(file.attr().size, data.len() as u64);
+    assert_eq!(two.stat("/a").await.expect("stat").size, 0);
+    assert!(file.is_dirty());
+    let attr = file.commit().await.expect("committed");
+    assert!(!file.is_dirty());
+    assert_eq!(attr.size, data.len() as u64);
+    assert_eq!(two.read_file("/a").await.expect("read"), data);
+    assert_eq!(file.read_at(5, 100).await.expect("read"), data[5..105]);
+    assert_eq!(file.commit().await.expect("nothing to do").version, attr.version);
+}
+
+#[tokio::test]
+async fn opens_of_one_inode_share_uncommitted_writes() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let one = client.create("/a").await.expect("created");
+    let two = client.open("/a").await.expect("opened");
+    one.write_at(0, Bytes::from_static(b"hello")).await.expect("written");
+    assert_eq!(two.read_at(0, 10).await.expect("read"), "hello");
+    assert_eq!(two.attr().size, 5);
+    one.commit().await.expect("committed");
+    assert_eq!(two.read_at(0, 10).await.expect("read"), "hello");
+    let refused = two.write_at(0, Bytes::from_static(b"x")).await;
+    assert_eq!(refused.expect_err("opened for reading").kind(), Kind::NotPermitted);
+}
+
+#[tokio::test]
+async fn a_failed_commit_is_reported_keeps_the_old_version_and_can_be_repeated() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.client().await, rig.client().await);
+    one.write_file("/a", "the old version").await.expect("written");
+    let data = pattern(2, 20 * MIB);
+    let file = one.create("/a").await.expect("opened");
+    file.truncate(0).await.expect("cut");
+    rig.set_faults(0, Some(Fault::Fail(Kind::NoSpace)));
+    file.write_at(0, data.clone()).await.expect("staged");
+    assert_eq!(file.commit().await.expect_err("nodes are full").kind(), Kind::NoSpace);
+    rig.set_faults(0, None);
+    assert_eq!(two.read_file("/a").await.expect("read"), "the old version");
+    assert!(file.is_dirty());
+    assert_eq!(file.read_at(0, data.len()).await.expect("read"), data);
+
+    rig.meta.commit_faults.lock().expect("lock").push(Kind::Unavailable);
+    assert_eq!(file.commit().await.expect_err("no leader").kind(), Kind::Unavailable);
+    assert_eq!(two.read_file("/a").await.expect("read"), "the old version");
+    // What is written between the attempts is in the next one too.
+    file.write_at(3, Bytes::from_static(b"later")).await.expect("written");
+    file.commit().await.expect("third attempt");
+    let mut expected = data.to_vec();
+    expected[3..8].copy_from_slice(b"later");
+    assert!(two.read_file("/a").await.expect("read") == expected);
+}
+
+#[tokio::test]
+async fn what_was_staged_for_too_long_is_sent_again() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let data = pattern(3, 36 * MIB);
+    let file = client.create("/a").await.expect("created");
+    file.write_at(0, data.clone()).await.expect("written");
+    rig.meta.commit_faults.lock().expect("lock").push(Kind::Stale);
+    file.commit().await.expect("committed");
+    assert!(rig.client().await.read_file("/a").await.expect("read") == data);
+}
+
+#[tokio::test]
+async fn full_stripes_are_sent_while_the_writer_goes_on() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let data = pattern(4, 33 * MIB);
+    let file = client.create("/a").await.expect("created");
+    for start in (0..data.len()).step_by(MIB) {
+        file.write_at(start as u64, data.slice(start..start + MIB)).await.expect("written");
+    }
+    let deadline = std::time::Duration::from_secs(30);
+    let sent = async {
+        let mut puts = 0;
+        while puts < 12 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            puts += rig.nodes.iter().map(|node| node.take_requests().put).sum::<usize>();
+        }
+    };
+    tokio::time::timeout(deadline, sent).await.expect("two stripes of six shards before any commit");
+    assert!(file.read_at(0, data.len()).await.expect("read") == data, "sent bytes are read back");
+    file.write_at(10, Bytes::from_static(b"over a sent stripe")).await.expect("written");
+    file.commit().await.expect("committed");
+    let mut expected = data.to_vec();
+    expected[10..28].copy_from_slice(b"over a sent stripe");
+    assert!(rig.client().await.read_file("/a").await.expect("read") == expected);
+}
+
+#[tokio::test]
+async fn many_little_writes_become_one_stripe() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    client.write_file("/a", pattern(5, 10 * MIB)).await.expect("written");
+    let file = client.create("/a").await.expect("opened");
+    rig.requests();
+    for number in 0..10u64 {
+        file.write_at(number * 900_000, Bytes::from_static(b"mark")).await.expect("written");
+    }
+    file.commit().await.expect("committed");
+    let puts: usize = rig.nodes.iter().map(|node| node.take_requests().put).sum();
+    assert_eq!(puts, 3, "one data shard and two of parity");
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_in_pieces_does_not_stay_in_pieces() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let mut expected = Vec::new();
+    for number in 0..60u64 {
+        let file = client.create("/log").await.expect("opened");
+        let line = pattern(number + 1, 1000);
+        file.write_at(expected.len() as u64, line.clone()).await.expect("written");
+        file.commit().await.expect("committed");
+        expected.extend_from_slice(&line);
+    }
+    let ino = client.stat("/log").await.expect("stat").ino;
+    let (_, content) = client.meta().open(ino).await.expect("open");
+    assert!(content.extents.len() <= 16, "{} extents", content.extents.len());
+    assert!(client.read_file("/log").await.expect("read") == expected);
+}
+
+#[tokio::test]
+async fn holes_are_not_stored_and_read_as_zeros() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let file = client.create("/a").await.expect("created");
+    file.write_at(1 << 40, Bytes::from_static(b"end")).await.expect("written");
+    file.truncate((1 << 40) + 100).await.expect("grown");
+    let attr = file.commit().await.expect("committed");
+    assert_eq!((attr.size, attr.allocated), ((1 << 40) + 100, 3));
+    let file = rig.client().await.open("/a").await.expect("opened");
+    let tail = file.read_at((1 << 40) - 5, 1000).await.expect("read");
+    assert_eq!(tail[..8], *b"\0\0\0\0\0end");
+    assert_eq!(tail.len(), 105);
+    assert!(tail[8..].iter().all(|&byte| byte == 0));
+}
+
+#[tokio::test]
+async fn a_time_set_after_writing_survives_the_commit() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let file = client.create("/a").await.expect("created");
+    file.write_at(0, Bytes::from_static(b"text")).await.expect("written");
+    let time = Timestamp { seconds: 1_000_000, nanos: 5 };
+    let change = AttrChange { mtime: Some(SetTime::At(time)), ..AttrChange::default() };
+    client.set_attr("/a", change).await.expect("set");
+    assert_eq!(file.attr().mtime, time);
+    assert_eq!(file.commit().await.expect("committed").mtime, time);
+    assert_eq!(client.stat("/a").await.expect("stat").mtime, time);
+}
+
+#[tokio::test]
+async fn two_clients_that_write_different_ranges_both_keep_their_bytes() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.client().await, rig.client().await);
+    one.write_file("/a", vec![b'-'; 100]).await.expect("written");
+    let (first, second) = (one.create("/a").await.expect("opened"), two.create("/a").await.expect("opened"));
+    first.write_at(0, Bytes::from_static(b"first")).await.expect("written");
+    second.write_at(50, Bytes::from_static(b"second")).await.expect("written");
+    first.commit().await.expect("committed");
+    second.commit().await.expect("committed");
+    let mut expected = vec![b'-'; 100];
+    expected[..5].copy_from_slice(b"first");
+    expected[50..56].copy_from_slice(b"second");
+    assert_eq!(second.read_at(0, 100).await.expect("read"), expected);
+    assert_eq!(one.read_file("/a").await.expect("read"), expected);
+}
