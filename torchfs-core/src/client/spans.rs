@@ -12,7 +12,7 @@ use std::ops::Range;
 const SPAN_EXTENTS_MAX: usize = 16;
 
 /// A span starts at a multiple of this.
-pub(super) const SPAN_BYTES: u64 = 4 * 1024 * 1024;
+const SPAN_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Stands for the stripes that staged pieces will be in.
 const NEW_STRIPE: StripeId = StripeId(u64::MAX);
@@ -59,7 +59,7 @@ pub(super) struct Plan {
 pub(super) fn plan(base: &Base, keep: Option<u64>, pieces: &[Piece], spans: &[Range<u64>]) -> Plan {
     let mut plan = Plan { name: Vec::new(), write: Vec::new() };
     let mut at = 0;
-    for span in spans.iter().cloned().chain([u64::MAX..u64::MAX]) {
+    for span in spans.iter().cloned().chain(std::iter::once(u64::MAX..u64::MAX)) {
         for piece in overlapping(pieces, at..span.start) {
             match piece.source {
                 Source::Sent { .. } => plan.name.push(piece),
