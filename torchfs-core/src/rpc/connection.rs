@@ -1,6 +1,7 @@
 //! A client's connection to one service of one address: dialled when needed, shared by all requests, replaced when lost.
 
 use super::admission::Admission;
+use super::quiet::Quiet;
 use super::transport::{Incoming, Outgoing, Transport};
 use super::{Service, handshake, socket};
 use crate::error::{Error, Kind, Result};
@@ -9,6 +10,7 @@ use crate::settings::{CONNECT_DEADLINE, CONNECTION_REQUESTS_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::{self, Debug};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -190,7 +192,7 @@ where
         config.pending_request_buffer = CONNECTION_REQUESTS_MAX;
         let client = tarpc::client::new(config, transport);
         // How the connection ends is told to the requests that wait for it.
-        let dispatch = tokio::spawn(async move { drop(client.dispatch.await) });
+        let dispatch = tokio::spawn(Quiet::new(async move { drop(client.dispatch.await) }));
         let dispatch = Arc::new(AbortOnDropHandle::new(dispatch));
         Ok(Live { channel: client.client, dispatch, heard, cluster })
     }
@@ -210,7 +212,10 @@ where
         let error = match error {
             RpcError::Shutdown => Error::new(Kind::Unavailable, "the connection was closed"),
             RpcError::DeadlineExceeded => Error::new(Kind::Timeout, "no answer within the deadline"),
-            RpcError::Server(error) => Error::new(Kind::TooLarge, error.detail),
+            RpcError::Server(error) if error.kind == ErrorKind::FileTooLarge => {
+                Error::new(Kind::TooLarge, error.detail)
+            }
+            RpcError::Server(error) => Error::new(Kind::Unavailable, error.detail),
             RpcError::Send(source) => match source.downcast::<Error>() {
                 Ok(error) => *error,
                 Err(source) => Error::new(Kind::Unavailable, source.to_string()),

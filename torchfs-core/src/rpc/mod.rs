@@ -10,8 +10,11 @@ mod codec;
 mod connection;
 mod handshake;
 mod meta;
+#[cfg(test)]
+mod meta_test;
 mod payload;
 mod pool;
+mod quiet;
 mod raft;
 mod server;
 mod socket;

@@ -4,12 +4,14 @@
 //! task; a change that was begun is not given up because the client went away; when it returns, nothing of it runs on.
 
 use super::admission::{Admission, Admitted};
+use super::quiet::Quiet;
 use super::transport::Transport;
 use super::{MetaService, RaftService, Service, handshake, meta, raft, socket, store};
 use crate::ids::ClusterId;
 use crate::shard::ShardStore;
 use async_trait::async_trait;
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::ErrorKind;
@@ -20,7 +22,6 @@ use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest};
 use tarpc::{ClientMessage, RequestName, Response, ServerError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -112,7 +113,7 @@ impl Server {
             let (server, own) = (self.clone(), tasks.clone());
             tasks.tracker.spawn(async move {
                 let _place = place;
-                own.stop.run_until_cancelled(server.serve(stream, &own)).await;
+                own.stop.run_until_cancelled(Quiet::new(server.serve(stream, &own))).await;
             });
         }
     }
@@ -146,19 +147,17 @@ async fn serve_with<H: Handler>(handler: Option<H>, stream: TcpStream, tasks: &T
         Transport::new(stream, Admission::limited());
     let config = Config { pending_response_buffer: ANSWERS_WAITING_MAX };
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
-    let mut running = JoinSet::new();
+    // Not a task per request: an answer that is at hand is sent without waking another thread. A handler that panics ends
+    // the connection, so that its client need not wait for an answer that will not come.
+    let mut running = FuturesUnordered::new();
     loop {
         tokio::select! {
+            biased;
+            Some(()) = running.next() => {}
             request = requests.next() => {
                 // The peer left, or broke the rules, which it is told by the end of the connection.
                 let Some(Ok(request)) = request else { return };
-                running.spawn(answer(handler.clone(), request, tasks.clone()));
-            }
-            Some(ended) = running.join_next() => {
-                // A request that panicked will never be answered; without a connection its client need not wait.
-                if ended.is_err() {
-                    return;
-                }
+                running.push(answer(handler.clone(), request, tasks.clone()));
             }
         }
     }

@@ -15,7 +15,7 @@ use futures::{Sink, Stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(super) enum Call<T> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Reply<T> {
     id: u64,
-    result: Result<T, String>,
+    result: Result<T, Error>,
 }
 
 /// What tarpc gives to be sent.
@@ -114,11 +114,14 @@ impl<T: Serialize> Outgoing for Response<T> {
     type Wire = Reply<T>;
 
     fn into_wire(self) -> Result<Reply<T>> {
-        Ok(Reply { id: self.request_id, result: self.message.map_err(|error| error.detail) })
+        Ok(Reply {
+            id: self.request_id,
+            result: self.message.map_err(|error| Error::new(Kind::Unavailable, error.detail)),
+        })
     }
 
     fn replace(wire: &Reply<T>, error: &Error) -> Option<Reply<T>> {
-        Some(Reply { id: wire.id, result: Err(error.to_string()) })
+        Some(Reply { id: wire.id, result: Err(error.clone()) })
     }
 }
 
@@ -126,7 +129,10 @@ impl<T: DeserializeOwned> Incoming for Response<T> {
     type Wire = Reply<T>;
 
     fn from_wire(wire: Reply<T>, _: &mut Admission) -> Self {
-        let failed = |detail| ServerError::new(std::io::ErrorKind::Other, detail);
+        let failed = |error: Error| {
+            let kind = if error.kind() == Kind::TooLarge { ErrorKind::FileTooLarge } else { ErrorKind::Other };
+            ServerError::new(kind, error.to_string())
+        };
         Response { request_id: wire.id, message: wire.result.map_err(failed) }
     }
 }
