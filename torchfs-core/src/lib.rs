@@ -22,8 +22,8 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<()> {
 //! let meta = Arc::new(MemoryMeta::new(ClusterId::random(), Profile::DEFAULT));
-//! for _ in 0..6 {
-//!     let addr = "in this process".to_string();
+//! for number in 1..=6 {
+//!     let addr = format!("node {number}");
 //!     let (uuid, domain) = (NodeUuid::random(), FailureDomain::default());
 //!     MetaSession::new(meta.clone()).apply(MetaOp::Register { uuid, addr, domain, capacity_bytes: 1 << 30 }).await?;
 //! }

@@ -20,10 +20,13 @@ fn words(first: u64, count: usize) -> Bytes {
     (first..first + count as u64).flat_map(u64::to_le_bytes).collect::<Vec<u8>>().into()
 }
 
+/// First word, length and checksums.
+type Held = (u64, usize, Vec<u32>);
+
 /// Keeps of each shard its first word, its length and its checksums, and makes data shards again from that.
 #[derive(Debug, Default)]
 struct WordStore {
-    shards: Mutex<BTreeMap<ShardId, (u64, usize, Vec<u32>)>>,
+    shards: Mutex<BTreeMap<ShardId, Held>>,
 }
 
 #[async_trait]
