@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use torchfs_core::layout::Profile;
-use torchfs_core::rpc::Server;
+use torchfs_core::rpc::{MetaService, Server};
 use torchfs_core::{ClusterId, Error, IoContext, Kind, MetaId, Result};
 use tracing::warn;
 
@@ -117,6 +117,12 @@ impl MetaNode {
     #[must_use]
     pub fn leader(&self) -> Option<MetaId> {
         self.desk.consensus.leader()
+    }
+
+    /// What it answers to clients and storage nodes, without the network in between.
+    #[must_use]
+    pub fn service(&self) -> Arc<dyn MetaService> {
+        self.desk.clone()
     }
 
     /// Its part in Raft, for changes of the membership.

@@ -14,7 +14,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -188,7 +187,8 @@ async fn handle<H: Handler>(
     });
     match change.await {
         Ok(Some(response)) => Ok(response),
-        Ok(None) => Err(ServerError::new(ErrorKind::Interrupted, "the node is stopping".to_owned())),
+        // The outcome is not known. The connection ends now, which tells the client just that.
+        Ok(None) => std::future::pending().await,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

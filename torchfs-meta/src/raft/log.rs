@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use torchfs_core::{Error, Kind, Result};
@@ -51,6 +52,7 @@ pub struct LogStore {
 struct Shared {
     kv: FjallKv,
     memory: Mutex<Memory>,
+    disk_writes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +95,7 @@ impl LogStore {
     pub fn open(store: &FjallStore, state: FjallStore) -> Result<Self> {
         let kv = store.space("log")?;
         let memory = Mutex::new(load(&kv)?);
-        let shared = Arc::new(Shared { kv, memory });
+        let shared = Arc::new(Shared { kv, memory, disk_writes: AtomicU64::new(0) });
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let writer = Writer { shared: shared.clone(), state };
         // The thread ends when the last sender of the queue is gone.
@@ -102,6 +104,12 @@ impl LogStore {
             .spawn(move || writer.run(queue))
             .map_err(|error| Error::io("start the log's thread", error))?;
         Ok(LogStore { shared, writes })
+    }
+
+    /// How often it has waited for the disk.
+    #[must_use]
+    pub fn disk_writes(&self) -> u64 {
+        self.shared.disk_writes.load(Ordering::Relaxed)
     }
 
     async fn write(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>, done: Done) -> io::Result<()> {
@@ -252,6 +260,7 @@ impl Writer {
             self.state.sync()?;
         }
         let synced = any(|done| matches!(done, Done::Append(..) | Done::Synced(_)));
+        self.shared.disk_writes.fetch_add(synced.into(), Ordering::Relaxed);
         let mut batch = WriteBatch::default();
         for write in group {
             batch.changes.append(&mut write.changes);
