@@ -69,7 +69,7 @@ impl Duties {
 
     async fn mark_silent(&self, term: u64) -> Result<(), MetaFault> {
         let nodes = state::nodes(&*self.desk.state.view()?)?;
-        let silent = self.desk.book().of_term(term).silent(&nodes, self.desk.settings.node_down_after);
+        let silent = self.desk.book().of_term(term).silent(&nodes, self.desk.settings.node_down_after, Instant::now());
         for node in silent {
             info!(%node, "a storage node is silent and taken to be down");
             let down = InternalOp::SetNodeState { node, state: NodeState::Down };
@@ -86,7 +86,8 @@ impl Duties {
     async fn give_up(&self, term: u64) -> Result<(), MetaFault> {
         let view = self.desk.state.view()?;
         let next = state::next_stripe(&*view)?;
-        let aged = self.desk.book().of_term(term).stripes.aged(next, self.desk.settings.abandoned_after);
+        let age = self.desk.settings.abandoned_after;
+        let aged = self.desk.book().of_term(term).stripes.aged(next, age, Instant::now());
         match aged {
             Some(stripe) if stripe > state::horizon(&*view)? => {
                 self.desk.proposer.propose_internal(InternalOp::AdvanceHorizon { stripe }).await.map(drop)

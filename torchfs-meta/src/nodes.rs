@@ -34,24 +34,24 @@ struct Heard {
 }
 
 impl Book {
-    /// An empty book for a leadership that begins now.
+    /// An empty book for a leadership that begins at `since`.
     #[must_use]
-    pub fn new(term: u64) -> Self {
-        Book { term, since: Instant::now(), heard: BTreeMap::new(), stripes: Stripes::default() }
+    pub fn new(term: u64, since: Instant) -> Self {
+        Book { term, since, heard: BTreeMap::new(), stripes: Stripes::default() }
     }
 
     /// The book of this term: a new one if it is of another.
     pub fn of_term(&mut self, term: u64) -> &mut Self {
         if self.term != term {
-            *self = Book::new(term);
+            *self = Book::new(term, Instant::now());
         }
         self
     }
 
     /// A node reported.
-    pub fn report(&mut self, node: NodeId, load: NodeLoad) {
+    pub fn report(&mut self, node: NodeId, load: NodeLoad, now: Instant) {
         let given_before = self.heard.get(&node).map_or(0, |heard| heard.given);
-        self.heard.insert(node, Heard { at: Instant::now(), load, given: 0, given_before });
+        self.heard.insert(node, Heard { at: now, load, given: 0, given_before });
     }
 
     /// What the node reported last.
@@ -69,10 +69,10 @@ impl Book {
     /// Nodes that are taken to be up and have been silent for too long, counted at the earliest from the beginning of this
     /// leadership.
     #[must_use]
-    pub fn silent(&self, nodes: &[NodeRecord], after: Duration) -> Vec<NodeId> {
+    pub fn silent(&self, nodes: &[NodeRecord], after: Duration, now: Instant) -> Vec<NodeId> {
         let last = |node: &NodeRecord| self.heard.get(&node.id).map_or(self.since, |heard| heard.at);
         let up = nodes.iter().filter(|node| node.state == NodeState::Up);
-        up.filter(|node| last(node).elapsed() >= after).map(|node| node.id).collect()
+        up.filter(|node| now.duration_since(last(node)) >= after).map(|node| node.id).collect()
     }
 
     /// Chooses nodes for new stripes with these ids, and books the space.
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn only_nodes_that_are_up_and_did_not_fail_the_writer_are_chosen() {
         let nodes = nodes(&[NodeState::Up, NodeState::Down, NodeState::Draining, NodeState::Up, NodeState::Up]);
-        let mut book = Book::new(1);
+        let mut book = Book::new(1, Instant::now());
         let mut request = request(1000);
         request.avoid = vec![NodeId(4)];
         let mut chosen = place(&mut book, &nodes, &request).expect("places");
@@ -220,8 +220,9 @@ mod tests {
     #[test]
     fn space_that_was_handed_out_counts_until_it_is_reported() {
         let nodes = nodes(&[NodeState::Up; 3]);
-        let mut book = Book::new(1);
-        let report = |book: &mut Book| (1..=3).for_each(|id| book.report(NodeId(id), NodeLoad::default()));
+        let mut book = Book::new(1, Instant::now());
+        let report =
+            |book: &mut Book| (1..=3).for_each(|id| book.report(NodeId(id), NodeLoad::default(), Instant::now()));
         report(&mut book);
         let request = request(400 << 10);
         assert_eq!(place(&mut book, &nodes, &request).expect("first").len(), 3);
@@ -233,18 +234,16 @@ mod tests {
         assert_eq!(place(&mut book, &nodes, &request).expect("never written").len(), 3);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn silence_counts_from_the_beginning_of_the_leadership() {
+    #[test]
+    fn silence_counts_from_the_beginning_of_the_leadership() {
         let nodes = nodes(&[NodeState::Up, NodeState::Up, NodeState::Draining]);
-        let mut book = Book::new(1);
-        let after = Duration::from_secs(3);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        book.report(NodeId(1), NodeLoad::default());
-        assert!(book.silent(&nodes, after).is_empty());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(book.silent(&nodes, after), [NodeId(2)]);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(book.silent(&nodes, after), [NodeId(1), NodeId(2)]);
-        assert!(book.of_term(2).silent(&nodes, after).is_empty());
+        let (begin, after) = (Instant::now(), Duration::from_secs(3));
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut book = Book::new(1, begin);
+        book.report(NodeId(1), NodeLoad::default(), at(2));
+        assert!(book.silent(&nodes, after, at(2)).is_empty());
+        assert_eq!(book.silent(&nodes, after, at(3)), [NodeId(2)]);
+        assert_eq!(book.silent(&nodes, after, at(5)), [NodeId(1), NodeId(2)]);
+        assert!(book.of_term(2).silent(&nodes, after, at(1)).is_empty());
     }
 }

@@ -12,6 +12,7 @@ use crate::stripes::RESERVE;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
 use torchfs_core::meta::{
     Allocate, Allocation, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply,
     MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp,
@@ -45,7 +46,7 @@ impl Desk {
         settings: MetaSettings,
     ) -> Self {
         let proposer = Proposer::new(consensus.clone(), addrs.clone());
-        let (policy, book) = (Box::new(LeastLoaded), Mutex::new(Book::new(0)));
+        let (policy, book) = (Box::new(LeastLoaded), Mutex::new(Book::new(0, Instant::now())));
         Desk { consensus, state, proposer, settings, addrs, policy, book }
     }
 
@@ -185,7 +186,7 @@ impl MetaService for Desk {
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply, MetaFault> {
         let term = self.read_barrier().await?;
         let record = find_node(&*self.state.view()?, &beat)?;
-        self.book().of_term(term).report(beat.node, beat.load);
+        self.book().of_term(term).report(beat.node, beat.load, Instant::now());
         self.welcome(&beat, record).await?;
         if !beat.deleted.is_empty() {
             self.proposer.propose_internal(InternalOp::Deleted(beat.deleted)).await?;

@@ -56,18 +56,20 @@ impl Stripes {
         self.runs.iter().map(|run| run.end - run.start).sum()
     }
 
-    /// Notes how far ids are handed out now, `next` being the first id that no leader has reserved, and returns an id
+    /// Notes how far ids are handed out by `now`, `next` being the first id that no leader has reserved, and returns an id
     /// below which all were handed out more than `age` ago.
     ///
     /// A leader knows only its own past: after a change of leader it takes `age` until the first id is returned.
-    pub fn aged(&mut self, next: StripeId, age: Duration) -> Option<StripeId> {
-        let now = Instant::now();
+    pub fn aged(&mut self, next: StripeId, age: Duration, now: Instant) -> Option<StripeId> {
         if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= age / MARKS) {
             let first = self.runs.iter().map(|run| run.start).min().unwrap_or(next.0);
             self.marks.push_back((now, StripeId(first)));
         }
         let mut aged = None;
-        while let Some((_, stripe)) = self.marks.pop_front_if(|(at, _)| now.duration_since(*at) >= age) {
+        while let Some(&(at, stripe)) = self.marks.front()
+            && now.duration_since(at) >= age
+        {
+            self.marks.pop_front();
             aged = Some(stripe);
         }
         aged
@@ -90,22 +92,17 @@ mod tests {
         assert_eq!(stripes.take(1), None);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn ids_age_from_the_moment_they_can_be_handed_out() {
-        let age = Duration::from_secs(480);
+    #[test]
+    fn ids_age_from_the_moment_they_can_be_handed_out() {
+        let (age, begin) = (Duration::from_secs(480), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
         let mut stripes = Stripes::default();
         stripes.add(StripeId(10), 10);
-        assert_eq!(stripes.aged(StripeId(20), age), None);
+        assert_eq!(stripes.aged(StripeId(20), age, at(0)), None);
         stripes.take(5);
-        tokio::time::advance(Duration::from_secs(100)).await;
-        assert_eq!(stripes.aged(StripeId(20), age), None);
-        tokio::time::advance(Duration::from_secs(380)).await;
-        assert_eq!(
-            stripes.aged(StripeId(20), age),
-            Some(StripeId(10)),
-            "5 ids were handed out right after the first mark"
-        );
-        tokio::time::advance(Duration::from_secs(100)).await;
-        assert_eq!(stripes.aged(StripeId(20), age), Some(StripeId(15)));
+        assert_eq!(stripes.aged(StripeId(20), age, at(100)), None);
+        let aged = stripes.aged(StripeId(20), age, at(480));
+        assert_eq!(aged, Some(StripeId(10)), "5 ids were handed out right after the first mark");
+        assert_eq!(stripes.aged(StripeId(20), age, at(580)), Some(StripeId(15)));
     }
 }

@@ -206,9 +206,26 @@ impl Memory {
 
     fn forget_old(&mut self) {
         while self.recent_bytes > RECENT_BYTES_MAX
-            && let Some(entry) = self.recent.pop_front_if(|entry| entry.index() <= self.flushed)
+            && self.recent.front().is_some_and(|entry| entry.index() <= self.flushed)
         {
-            self.recent_bytes -= entry_bytes(&entry);
+            let forgotten = self.recent.pop_front();
+            self.recent_bytes -= forgotten.as_ref().map_or(0, entry_bytes);
+        }
+    }
+
+    /// Drops the entries up to `index`.
+    fn forget_upto(&mut self, index: u64) {
+        while self.recent.front().is_some_and(|entry| entry.index() <= index) {
+            let forgotten = self.recent.pop_front();
+            self.recent_bytes -= forgotten.as_ref().map_or(0, entry_bytes);
+        }
+    }
+
+    /// Drops the entries from `index` on.
+    fn forget_from(&mut self, index: u64) {
+        while self.recent.back().is_some_and(|entry| entry.index() >= index) {
+            let forgotten = self.recent.pop_back();
+            self.recent_bytes -= forgotten.as_ref().map_or(0, entry_bytes);
         }
     }
 }
@@ -357,9 +374,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let end = {
             let mut memory = self.shared.memory();
             let end = next(&memory.last);
-            while let Some(entry) = memory.recent.pop_back_if(|entry| entry.index() >= keep) {
-                memory.recent_bytes -= entry_bytes(&entry);
-            }
+            memory.forget_from(keep);
             if keep < end {
                 memory.last = last.max(memory.purged);
             }
@@ -379,9 +394,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             memory.first = memory.first.max(upto.index + 1);
             memory.purged = Some(upto).max(memory.purged);
             memory.last = memory.last.max(memory.purged);
-            while let Some(entry) = memory.recent.pop_front_if(|entry| entry.index() <= upto.index) {
-                memory.recent_bytes -= entry_bytes(&entry);
-            }
+            memory.forget_upto(upto.index);
             start
         };
         self.write_and_wait(vec![(PURGED.to_vec(), Some(encode(&upto).map_err(storage)?))], Done::AfterState).await?;
