@@ -19,7 +19,7 @@ mod whole;
 mod write;
 
 pub use file::{File, OpenMode};
-pub use tree::{Progress, TreeOptions, TreeReport};
+pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
 
 use crate::cache::policy::Lru;
 use crate::cache::{Cache, CacheStats};

@@ -5,8 +5,12 @@ mod get;
 mod local;
 mod plan;
 mod put;
+#[cfg(test)]
+mod rig_test;
 mod source;
 mod stream;
+#[cfg(test)]
+mod tree_test;
 mod walk;
 
 use super::Client;
@@ -37,6 +41,18 @@ pub struct Progress {
 pub struct TreeOptions {
     /// Counters to keep up to date.
     pub progress: Arc<Progress>,
+    /// What if the source itself is a symbolic link; those inside it are always copied as links.
+    pub source_link: SourceLink,
+}
+
+/// What to do about a source that is itself a symbolic link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceLink {
+    /// Copy the link, as `cp -r` does.
+    #[default]
+    Copy,
+    /// Copy what it leads to, as `cp` does.
+    Follow,
 }
 
 /// What was copied.
@@ -56,7 +72,8 @@ pub struct TreeReport {
 
 impl Client {
     /// Copies a local file or folder to `target`, which then is that file or folder. Small files are packed, many to a
-    /// stripe; files become visible whole and in batches. Modes, owners, times, links and holes are kept.
+    /// stripe; files become visible whole and in batches. Modes, times, links, holes and attributes `user.*` are kept, owners
+    /// only by root. What has the name of a copied file is replaced; folders are filled.
     ///
     /// # Errors
     /// If the source or target cannot be used at all, or the cluster fails; single files that cannot be read are in
@@ -66,7 +83,8 @@ impl Client {
     }
 
     /// Copies a file or folder out to the local path `target`, which then is that file or folder. Files are written under
-    /// a temporary name and renamed when they are whole.
+    /// a temporary name and renamed when they are whole. Modes, times, links and holes are kept, owners only by root.
+    /// What has the name of a copied file is replaced; folders that are there are filled and otherwise left as they are.
     ///
     /// # Errors
     /// As [`Client::put_tree`].

@@ -7,7 +7,7 @@ use super::super::Client;
 use super::commit::is_of_the_cluster;
 use super::local::{LocalFile, Made, Piece, Plain, Settled, link, make, make_folder, set_attributes, write_pieces};
 use super::plan::{Group, Hurry, Plan, pieces};
-use super::{BYTES_IN_FLIGHT, TreeOptions, TreeReport, blocking};
+use super::{BYTES_IN_FLIGHT, SourceLink, TreeOptions, TreeReport, blocking};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{InodeId, StripeId};
 use crate::layout::Stripe;
@@ -37,7 +37,11 @@ pub(super) async fn get_tree(
     options: TreeOptions,
 ) -> Result<TreeReport> {
     let shown = || String::from_utf8_lossy(source).into_owned();
-    let resolved = client.meta().resolve(source).await.context(shown)?;
+    let resolved = match options.source_link {
+        SourceLink::Copy => client.meta().resolve_no_follow(source).await,
+        SourceLink::Follow => client.meta().resolve(source).await,
+    };
+    let resolved = resolved.context(shown)?;
     let attr = resolved.attr.ok_or_else(|| Error::new(Kind::NotFound, format!("{}: no such file", shown())))?;
     let mut get = Get::new(client, options);
     let target = target.to_owned();
@@ -46,7 +50,7 @@ pub(super) async fn get_tree(
         let new = made?.then(|| attr.clone());
         get.made(Made::Folder { path, ino: attr.ino, new })?;
     } else {
-        let (there, target) = blocking(move || (std::fs::metadata(&target), target)).await?;
+        let (there, target) = blocking(move || (std::fs::symlink_metadata(&target), target)).await?;
         if there.is_ok_and(|there| there.is_dir()) {
             return Err(Error::new(Kind::IsDirectory, format!("{}: a folder is there already", target.display())));
         }
@@ -61,9 +65,13 @@ pub(super) async fn get_tree(
 async fn list_one(meta: &MetaSession, attr: Attr) -> Result<Listing> {
     let mut listing = Listing { entries: Vec::new(), stripes: Vec::new(), more: false };
     let mut entry = DirEntry { name: Name::new("file")?, attr, target: None, extents: Vec::new() };
-    if entry.attr.kind == FileKind::File {
-        let (attr, content) = meta.open(entry.attr.ino).await?;
-        (entry.attr, entry.extents, listing.stripes) = (attr, content.extents, content.stripes);
+    match entry.attr.kind {
+        FileKind::File => {
+            let (attr, content) = meta.open(entry.attr.ino).await?;
+            (entry.attr, entry.extents, listing.stripes) = (attr, content.extents, content.stripes);
+        }
+        FileKind::Symlink => entry.target = Some(meta.read_link(entry.attr.ino).await?),
+        _ => {}
     }
     listing.entries.push(entry);
     Ok(listing)

@@ -8,7 +8,7 @@ use super::super::pack::{Packed, Packer, content_bytes_per_stripe};
 use super::commit::{Op, OpKind, OpQueue, Outcome, only_mtime};
 use super::source::{Cutter, FileItem, ReadPack, extents_at, read_pack, read_part, second_look};
 use super::walk::{Entry, Found, Owner, Slot, Walker, What};
-use super::{TreeOptions, TreeReport, blocking, stripes_in_flight};
+use super::{SourceLink, TreeOptions, TreeReport, blocking, stripes_in_flight};
 use crate::error::{Context, Error, IoContext, Kind, Result};
 use crate::ids::InodeId;
 use crate::layout::{Extent, Profile, Stripe, StripeShape};
@@ -17,6 +17,7 @@ use crate::meta::{
 };
 use crate::settings::PACK_BYTES_MAX;
 use std::collections::{HashMap, VecDeque};
+use std::fs::Metadata;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,12 +41,8 @@ pub(super) async fn put_tree(
     target: &[u8],
     options: TreeOptions,
 ) -> Result<TreeReport> {
-    let source = source.to_owned();
-    let found = blocking({
-        let source = source.clone();
-        move || std::fs::symlink_metadata(&source).io(|| format!("look at {}", source.display()))
-    })
-    .await??;
+    let (source, link) = (source.to_owned(), options.source_link);
+    let (source, found) = blocking(move || look_at_source(source, link)).await??;
     let destination = Destination::find(client.meta(), target, found.is_dir()).await?;
     let (profile, _) = client.meta().profile(destination.into.unwrap_or(destination.parent)).await?;
     let owner = match (rustix::process::geteuid().is_root(), client.inner.owner) {
@@ -60,6 +57,17 @@ pub(super) async fn put_tree(
     let report = Put::new(client, profile, owner, &destination, options).run(found).await;
     super::joined(walk.await)?;
     report
+}
+
+/// The source, without a link if links are followed, and what it is.
+fn look_at_source(source: PathBuf, link: SourceLink) -> Result<(PathBuf, Metadata)> {
+    let what = || format!("look at {}", source.display());
+    let path = match link {
+        SourceLink::Copy => source.clone(),
+        SourceLink::Follow => std::fs::canonicalize(&source).io(what)?,
+    };
+    let found = std::fs::symlink_metadata(&path).io(what)?;
+    Ok((path, found))
 }
 
 /// Where the copy goes.
@@ -232,13 +240,15 @@ impl<'a> Put<'a> {
 
     fn add_plain(&mut self, mut entry: Entry) {
         if let (NewKind::Directory, Some(slot)) = (&entry.inode.kind, entry.slot) {
+            if self.into != Some(InodeId::ROOT) {
+                self.folders.push((entry.path.clone(), slot, only_mtime(&entry.inode)));
+            }
             if let Some(ino) = self.into.take() {
                 self.report.directories += 1;
                 let waited = self.ops.know(slot, ino);
                 assert!(waited.is_empty(), "nothing waits for the first folder");
                 return;
             }
-            self.folders.push((entry.path.clone(), slot, only_mtime(&entry.inode)));
         }
         match std::mem::replace(&mut entry.what, What::Plain) {
             What::LinkTo(of) => {

@@ -158,3 +158,90 @@ impl Iterator for Cutter {
         (!part.is_empty()).then_some(part)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::walk::{Found, Owner, Walker};
+    use super::*;
+    use crate::client::pack::Packer;
+    use crate::layout::Profile;
+    use crate::meta::Name;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    fn find(path: &Path) -> FileItem {
+        let (sender, mut found) = tokio::sync::mpsc::channel(8);
+        Walker::new(Owner::Fixed(1, 1), sender).walk(path, Name::new("f").unwrap());
+        match found.blocking_recv() {
+            Some(Found::Entry(entry)) => FileItem::new(*entry, 0).expect("a regular file"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read(item: FileItem, beside: FileItem) -> ReadPack {
+        let mut packer = Packer::new(Profile::DEFAULT);
+        for item in [item, beside] {
+            let bytes = item.content.data_bytes() as u32;
+            assert!(packer.push(item, bytes).is_none());
+        }
+        read_pack(packer.finish().unwrap())
+    }
+
+    #[test]
+    fn a_file_that_changes_is_looked_at_once_more_and_then_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, calm) = (folder.path().join("f"), folder.path().join("calm"));
+        std::fs::write(&path, "first").unwrap();
+        std::fs::write(&calm, "calm").unwrap();
+        let item = find(&path);
+        std::fs::write(&path, "then longer").unwrap();
+        let mut read_one = read(item, find(&calm));
+        assert_eq!(&read_one.data[..], b"\0\0\0\0\0calm");
+        let (item, error) = read_one.bad.pop().unwrap();
+        let again = second_look(item, error, Owner::Fixed(1, 1)).expect("one more look");
+        assert_eq!(again.content.stamp.size, 11);
+        assert_eq!(&read_part(&again, &[0..4, 9..11]).unwrap()[..], b"thener");
+        std::fs::write(&path, "short").unwrap();
+        let (item, error) = read(again, find(&calm)).bad.pop().unwrap();
+        let (entry, error) = second_look(item, error, Owner::Fixed(1, 1)).expect_err("no third look");
+        assert_eq!((entry.path, error.kind()), (path, Kind::Conflict));
+    }
+
+    #[test]
+    fn a_file_that_vanishes_is_given_up_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        std::fs::write(&path, "here").unwrap();
+        let item = find(&path);
+        std::fs::remove_file(&path).unwrap();
+        let (item, error) = read(
+            item,
+            find(&{
+                std::fs::write(folder.path().join("calm"), "calm").unwrap();
+                folder.path().join("calm")
+            }),
+        )
+        .bad
+        .pop()
+        .unwrap();
+        assert_eq!(second_look(item, error, Owner::Kept).expect_err("gone").1.kind(), Kind::NotFound);
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_keeps_every_byte_in_order(pieces in prop::collection::vec((1u64..50, 0u64..5), 0..30), stripe in 1u64..40) {
+            let mut at = 0;
+            let ranges: Vec<_> = pieces.iter().map(|(len, hole)| {
+                let range = at + hole..at + hole + len;
+                at = range.end;
+                range
+            }).collect();
+            let parts: Vec<_> = Cutter::new(ranges.clone(), stripe).collect();
+            let bytes = |ranges: &[Range<u64>]| ranges.iter().cloned().flatten().collect::<Vec<_>>();
+            prop_assert_eq!(bytes(&parts.concat()), bytes(&ranges));
+            let sizes: Vec<_> = parts.iter().map(|part| bytes(part).len() as u64).collect();
+            prop_assert!(sizes.iter().rev().skip(1).all(|&size| size == stripe));
+            prop_assert!(sizes.last().is_none_or(|&size| size <= stripe));
+        }
+    }
+}
