@@ -299,3 +299,115 @@ impl OpKind {
 pub(super) fn only_mtime(inode: &NewInode) -> AttrChange {
     AttrChange { mtime: inode.mtime.map(SetTime::At), ..AttrChange::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Version;
+    use crate::meta::{Attr, FileKind, Timestamp};
+
+    fn folder(parent: Slot, slot: Slot) -> Op {
+        make(parent, Some(slot), NewKind::Directory)
+    }
+
+    fn make(parent: Slot, slot: Option<Slot>, kind: NewKind) -> Op {
+        let inode = NewInode { kind, mode: 0o755, uid: 0, gid: 0, mtime: None };
+        let name = Name::new(format!("in {parent}")).unwrap();
+        Op {
+            path: format!("{parent}/{slot:?}").into(),
+            what: OpKind::Create { parent, name, inode, content: None },
+            slot,
+        }
+    }
+
+    fn attr(ino: u64) -> Result<MetaReply> {
+        let time = Timestamp::default();
+        Ok(MetaReply::Attr(Attr {
+            ino: InodeId(ino),
+            kind: FileKind::Directory,
+            mode: 0,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            allocated: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            version: Version(0),
+            rdev: 0,
+        }))
+    }
+
+    fn parent(op: MetaOp) -> InodeId {
+        match op {
+            MetaOp::Create { parent, .. } | MetaOp::Link { parent, .. } => parent,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_before_the_folder_that_it_goes_into_has_a_number() {
+        let mut queue = OpQueue::new(InodeId(10));
+        assert!(queue.submit(make(1, None, NewKind::File)).is_empty());
+        assert!(queue.submit(folder(TARGET_PARENT, 1)).is_empty());
+        let mut batch = queue.take(0).unwrap();
+        assert_eq!((batch.len(), parent(queue.to_meta(&batch[0]))), (1, InodeId(10)));
+        assert!(queue.take(0).is_none() && !queue.is_empty());
+        assert_eq!(queue.answered(batch.remove(0), attr(77)).unwrap().len(), 1);
+        let batch = queue.take(0).unwrap();
+        assert_eq!(parent(queue.to_meta(&batch[0])), InodeId(77));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_link_waits_for_its_file_and_its_folder() {
+        let mut queue = OpQueue::new(InodeId(10));
+        let name = Name::new("link").unwrap();
+        queue.submit(Op { path: "link".into(), what: OpKind::Link { of: 2, parent: 1, name }, slot: None });
+        queue.know(2, InodeId(22));
+        assert!(queue.take(0).is_none());
+        queue.know(1, InodeId(11));
+        let batch = queue.take(0).unwrap();
+        assert!(matches!(queue.to_meta(&batch[0]), MetaOp::Link { ino: InodeId(22), parent: InodeId(11), .. }));
+    }
+
+    #[test]
+    fn what_is_in_a_failed_folder_fails_however_deep() {
+        let mut queue = OpQueue::new(InodeId(10));
+        (0..5000).for_each(|slot| assert!(queue.submit(folder(slot, slot + 1)).is_empty()));
+        let first = queue.take(0).unwrap().remove(0);
+        let outcomes = queue.answered(first, Err(Error::new(Kind::Exists, "a file is there"))).unwrap();
+        assert_eq!(outcomes.len(), 5000);
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Failed(..))));
+        assert!(queue.is_empty());
+        assert_eq!(queue.submit(folder(4000, 6000)).len(), 1, "what comes later fails too");
+    }
+
+    #[test]
+    fn batches_are_bounded_and_not_sent_half_full_behind_others() {
+        let mut queue = OpQueue::new(InodeId(10));
+        (0..3).for_each(|_| drop(queue.submit(make(TARGET_PARENT, None, NewKind::File))));
+        assert!(queue.take(1).is_none());
+        (0..3000).for_each(|_| drop(queue.submit(make(TARGET_PARENT, None, NewKind::File))));
+        assert!(queue.take(BATCHES_MAX).is_none());
+        let sizes: Vec<usize> = std::iter::from_fn(|| queue.take(1)).map(|batch| batch.len()).collect();
+        assert_eq!(sizes, [BATCH_OPS_MAX, BATCH_OPS_MAX, 3003 - 2 * BATCH_OPS_MAX]);
+        let long = NewKind::Symlink(vec![b'x'; 4000]);
+        (0..1000).for_each(|_| drop(queue.submit(make(TARGET_PARENT, None, long.clone()))));
+        let batch = queue.take(0).unwrap();
+        assert!((200..=BATCH_BYTES / 4000).contains(&batch.len()), "{}", batch.len());
+    }
+
+    #[test]
+    fn a_failing_cluster_is_not_blamed_on_a_file() {
+        let mut queue = OpQueue::new(InodeId(10));
+        let file = || make(TARGET_PARENT, None, NewKind::File);
+        let error = queue.answered(file(), Err(Error::new(Kind::Unavailable, "no leader"))).expect_err("ends it all");
+        assert_eq!(error.kind(), Kind::Unavailable);
+        let outcomes = queue.answered(file(), Err(Error::new(Kind::Exists, "a link is there"))).unwrap();
+        assert!(matches!(outcomes[..], [Outcome::Taken(_)]));
+        let outcomes = queue.answered(file(), Err(Error::new(Kind::IsDirectory, "a folder is there"))).unwrap();
+        assert!(matches!(outcomes[..], [Outcome::Failed(..)]));
+    }
+}

@@ -6,7 +6,7 @@
 use super::super::Client;
 use super::commit::is_of_the_cluster;
 use super::local::{LocalFile, Made, Piece, Plain, Settled, link, make, make_folder, set_attributes, write_pieces};
-use super::plan::{Group, Hurry, Plan, pieces};
+use super::plan::{Group, GroupRead, Hurry, Plan, pieces};
 use super::{BYTES_IN_FLIGHT, SourceLink, TreeOptions, TreeReport, blocking};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{InodeId, StripeId};
@@ -328,7 +328,8 @@ impl<'a> Get<'a> {
 /// Fetches a group and writes its pieces.
 async fn fetch(client: Client, group: Group) -> Result<Fetched> {
     let wanted_bytes = group.bytes;
-    let (reads, wants): (Vec<_>, Vec<_>) = group.into_reads().into_iter().unzip();
+    let reads = group.into_reads().into_iter().map(|GroupRead { read, wants }| (read, wants));
+    let (reads, wants): (Vec<_>, Vec<_>) = reads.unzip();
     let answers = client.stripes().read_many(reads).await;
     let transient = |answer: &Result<_>| answer.as_ref().err().filter(|error| error.kind().is_transient()).cloned();
     let failure = answers.iter().find_map(transient);

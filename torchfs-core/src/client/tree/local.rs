@@ -241,12 +241,8 @@ pub(super) fn link(first: &Path, second: &Path) -> Result<()> {
 fn make_and_rename(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let name = temporary(path);
     let made = make(&name).and_then(|()| std::fs::rename(&name, path).io(|| shown("rename to", path)));
-    if made.is_err() {
-        remove(&name);
-    } else {
-        // Renaming over another name of the same file does nothing and leaves both.
-        remove(&name);
-    }
+    // Renaming over another name of the same file does nothing and leaves both, so this is right after success too.
+    remove(&name);
     made
 }
 

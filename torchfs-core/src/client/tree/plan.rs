@@ -39,6 +39,15 @@ pub(super) struct Group {
     pub bytes: u64,
 }
 
+/// A read inside one data shard, and the wants that it answers with where they lie in its bytes.
+#[derive(Debug)]
+pub(super) struct GroupRead {
+    /// What to read.
+    pub read: StripeRead,
+    /// What it answers.
+    pub wants: Vec<(Want, Range<usize>)>,
+}
+
 /// The stripes of which something is wanted, in the order in which they were first seen.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -127,21 +136,21 @@ impl Group {
         self.bytes >= u64::from(self.stripe.shape.data_bytes) / 16 * 15
     }
 
-    /// The reads that fetch the group, each inside one data shard, and for each the wants that it answers, with where
-    /// they lie in its bytes.
-    pub fn into_reads(mut self) -> Vec<(StripeRead, Vec<(Want, Range<usize>)>)> {
+    /// The reads that fetch the group.
+    pub fn into_reads(mut self) -> Vec<GroupRead> {
         self.wants.sort_unstable_by_key(|want| want.range.start);
         let shard_bytes = self.stripe.shape.shard_bytes;
-        let mut reads: Vec<(StripeRead, Vec<(Want, Range<usize>)>)> = Vec::new();
+        let mut reads: Vec<GroupRead> = Vec::new();
         for want in self.wants {
-            let joins = reads.last().is_some_and(|(read, _)| {
+            let joins = reads.last().is_some_and(|GroupRead { read, .. }| {
                 read.range.start / shard_bytes == want.range.start / shard_bytes
                     && want.range.start <= read.range.end.saturating_add(GAP_BYTES_MAX)
             });
             if !joins {
-                reads.push((StripeRead { stripe: Arc::clone(&self.stripe), range: want.range.clone() }, Vec::new()));
+                let read = StripeRead { stripe: Arc::clone(&self.stripe), range: want.range.clone() };
+                reads.push(GroupRead { read, wants: Vec::new() });
             }
-            if let Some((read, wants)) = reads.last_mut() {
+            if let Some(GroupRead { read, wants }) = reads.last_mut() {
                 read.range.end = read.range.end.max(want.range.end);
                 let start = (want.range.start - read.range.start) as usize;
                 let len = want.range.len();
@@ -149,5 +158,113 @@ impl Group {
             }
         }
         reads
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Profile, StripeShape};
+    use crate::meta::{Attr, FileKind, Timestamp};
+    use crate::{InodeId, Version};
+    use proptest::prelude::*;
+
+    fn stripe(number: u64, data_bytes: u32, shard_bytes: u32) -> Arc<Stripe> {
+        let shape = StripeShape { profile: Profile::DEFAULT, data_bytes, shard_bytes };
+        Arc::new(Stripe { id: StripeId(number), shape, nodes: Vec::new() })
+    }
+
+    fn file() -> Arc<LocalFile> {
+        let (time, ino) = (Timestamp::default(), InodeId(2));
+        let attr = Attr {
+            ino,
+            kind: FileKind::File,
+            mode: 0,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            size: 1,
+            allocated: 1,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            version: Version(1),
+            rdev: 0,
+        };
+        Arc::new(LocalFile::new("never made".into(), attr, 1))
+    }
+
+    fn taken(plan: &mut Plan, hurry: Hurry) -> Option<u64> {
+        plan.take(hurry).map(|group| group.stripe.id.0)
+    }
+
+    #[test]
+    fn a_stripe_waits_for_the_rest_of_its_files_unless_there_is_hurry() {
+        let (mut plan, file) = (Plan::default(), file());
+        let (first, second) = (stripe(1, 1000, 1000), stripe(2, 1000, 1000));
+        plan.add(&first, &file, 0, 0..400);
+        plan.add(&second, &file, 0, 0..500);
+        assert_eq!(taken(&mut plan, Hurry::No), None);
+        plan.add(&second, &file, 0, 500..1000);
+        assert_eq!(taken(&mut plan, Hurry::No), Some(2), "complete");
+        assert_eq!(taken(&mut plan, Hurry::No), None);
+        assert_eq!(taken(&mut plan, Hurry::Yes), Some(1));
+        assert_eq!(taken(&mut plan, Hurry::Yes), None);
+        assert!(plan.is_empty());
+        plan.add(&first, &file, 0, 400..1000);
+        assert_eq!(taken(&mut plan, Hurry::Yes), Some(1), "more of it was listed later");
+    }
+
+    #[test]
+    fn when_too_much_waits_the_oldest_goes_first() {
+        let (mut plan, file) = (Plan::default(), file());
+        for number in 0..9 {
+            plan.add(&stripe(number, 16 << 20, 4 << 20), &file, 0, 0..8 << 20);
+        }
+        assert!(plan.is_full());
+        assert_eq!(taken(&mut plan, Hurry::No), Some(0));
+        assert_eq!(taken(&mut plan, Hurry::No), Some(1));
+        assert!(!plan.is_full());
+        assert_eq!(taken(&mut plan, Hurry::No), None);
+    }
+
+    #[test]
+    fn an_extent_past_its_stripe_is_refused() {
+        let extent = Extent { offset: 0, len: 10, stripe: StripeId(1), stripe_offset: 95 };
+        assert_eq!(pieces(&extent, &stripe(1, 100, 100)).expect_err("too long").kind(), Kind::Corrupt);
+        let extent = Extent { stripe_offset: u32::MAX, ..extent };
+        assert_eq!(pieces(&extent, &stripe(1, 100, 100)).expect_err("overflows").kind(), Kind::Corrupt);
+    }
+
+    proptest! {
+        /// Whatever is wanted, in whatever order: every want gets its own bytes, and no read crosses a shard.
+        #[test]
+        fn every_want_is_answered_with_its_bytes(extents in prop::collection::vec((0u32..900_000, 1u32..200_000), 1..30)) {
+            let (mut plan, file) = (Plan::default(), file());
+            let stripe = stripe(1, 1_000_000, 250_000);
+            let mut wanted = Vec::new();
+            for (start, len) in extents {
+                let len = len.min(1_000_000 - start);
+                let extent = Extent { offset: start.into(), len, stripe: StripeId(1), stripe_offset: start };
+                for (offset, range) in pieces(&extent, &stripe).unwrap() {
+                    prop_assert_eq!(offset, u64::from(range.start));
+                    wanted.push(range.clone());
+                    plan.add(&stripe, &file, offset, range);
+                }
+            }
+            let mut answered = Vec::new();
+            for GroupRead { read, wants } in plan.take(Hurry::Yes).unwrap().into_reads() {
+                prop_assert_eq!(stripe.shape.covering(read.range.clone()).len(), 1);
+                for (want, range) in wants {
+                    prop_assert!(range.end <= read.range.len());
+                    prop_assert_eq!(want.offset, u64::from(read.range.start) + range.start as u64);
+                    answered.push(want.offset as u32..want.offset as u32 + range.len() as u32);
+                }
+            }
+            let key = |range: &Range<u32>| (range.start, range.end);
+            answered.sort_by_key(key);
+            wanted.sort_by_key(key);
+            prop_assert_eq!(answered, wanted);
+        }
     }
 }

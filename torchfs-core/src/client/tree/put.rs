@@ -6,7 +6,7 @@
 use super::super::Client;
 use super::super::pack::{Packed, Packer, content_bytes_per_stripe};
 use super::commit::{Op, OpKind, OpQueue, Outcome, only_mtime};
-use super::source::{Cutter, FileItem, ReadPack, extents_at, read_pack, read_part, second_look};
+use super::source::{Cutter, FileItem, GivenUp, ReadPack, extents_at, read_pack, read_part, second_look};
 use super::walk::{Entry, Found, Owner, Slot, Walker, What};
 use super::{SourceLink, TreeOptions, TreeReport, blocking, stripes_in_flight};
 use crate::error::{Context, Error, IoContext, Kind, Result};
@@ -104,7 +104,7 @@ impl Destination {
 enum Unit {
     Pack(Packed<FileItem>),
     Part { file: u64, item: Arc<FileItem>, ranges: Vec<Range<u64>> },
-    Again(FileItem, Error),
+    Again(Box<FileItem>, Error),
 }
 
 /// What came of it.
@@ -112,8 +112,11 @@ enum Unit {
 enum Done {
     Pack(ReadPack, Option<Stripe>),
     Part { file: u64, stored: Result<(Stripe, Vec<Extent>)> },
-    Again(Result<FileItem, (Entry, Error)>),
+    Again(Result<FileItem, GivenUp>),
 }
+
+/// A batch with its answers.
+type Answered = (Vec<Op>, Result<Vec<Result<MetaReply>>>);
 
 /// A large file whose stripes are under way.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ struct Put<'a> {
     large_seen: u64,
     work: JoinSet<Result<Done>>,
     ops: OpQueue,
-    commits: JoinSet<(Vec<Op>, Result<Vec<Result<MetaReply>>>)>,
+    commits: JoinSet<Answered>,
     folders: Vec<(PathBuf, Slot, AttrChange)>,
 }
 
@@ -227,13 +230,13 @@ impl<'a> Put<'a> {
     fn found(&mut self, found: Found) {
         match found {
             Found::Failed(path, error) => self.report.failed.push((path, error)),
-            Found::Entry(entry) => match FileItem::new(*entry, 0) {
+            Found::Entry(entry) => match FileItem::new(entry, 0) {
                 Ok(item) => {
                     self.options.progress.files_total.fetch_add(1, Relaxed);
                     self.options.progress.bytes_total.fetch_add(item.content.data_bytes(), Relaxed);
                     self.add_file(item);
                 }
-                Err(entry) => self.add_plain(entry),
+                Err(entry) => self.add_plain(*entry),
             },
         }
     }
@@ -285,7 +288,7 @@ impl<'a> Put<'a> {
         let mtime = item.entry.inode.mtime.map_or(SetTime::Now, SetTime::At);
         let size_min = item.content.stamp.size;
         let change = ContentChange { keep_bytes: Some(0), extents, holes: Vec::new(), stripes, size_min, mtime };
-        self.create(item.entry, Some(change));
+        self.create(*item.entry, Some(change));
     }
 
     fn create(&mut self, entry: Entry, content: Option<ContentChange>) {
@@ -354,7 +357,7 @@ impl<'a> Put<'a> {
         let item = Arc::into_inner(large.item);
         let mut item = item.unwrap_or_else(|| unreachable!("every stripe's task has ended and let go of its file"));
         if let Some(error) = large.bad {
-            return Some(Unit::Again(item, error));
+            return Some(Unit::Again(Box::new(item), error));
         }
         let mut extents = large.extents;
         extents.sort_unstable_by_key(|extent| extent.offset);
@@ -385,7 +388,7 @@ impl<'a> Put<'a> {
                 self.units.extend(again);
             }
             Done::Again(Ok(item)) => self.add_file(item),
-            Done::Again(Err((entry, error))) => self.give_up(entry, error),
+            Done::Again(Err(given_up)) => self.give_up(*given_up.entry, given_up.error),
         }
     }
 
@@ -396,7 +399,7 @@ impl<'a> Put<'a> {
             let extents = extents_at(&item.content.data, stripe.id, at);
             self.create_file(item, extents, vec![stripe.clone()]);
         }
-        self.units.extend(read.bad.into_iter().map(|(item, error)| Unit::Again(item, error)));
+        self.units.extend(read.bad.into_iter().map(|(item, error)| Unit::Again(Box::new(item), error)));
     }
 
     /// Sends the batches that are worth sending. Answers whether any is under way.
@@ -409,7 +412,7 @@ impl<'a> Put<'a> {
         !self.commits.is_empty()
     }
 
-    fn committed(&mut self, (batch, replies): (Vec<Op>, Result<Vec<Result<MetaReply>>>)) -> Result<()> {
+    fn committed(&mut self, (batch, replies): Answered) -> Result<()> {
         let replies = replies?;
         if replies.len() != batch.len() {
             return Err(Error::new(Kind::Protocol, "metadata answered another number of operations than it was sent"));
@@ -469,7 +472,7 @@ async fn work(client: Client, profile: Profile, owner: Owner, unit: Unit) -> Res
             let extents = extents_at(&ranges, stripe.id, 0);
             Ok(Done::Part { file, stored: Ok((stripe, extents)) })
         }
-        Unit::Again(item, error) => Ok(Done::Again(blocking(move || second_look(item, error, owner)).await?)),
+        Unit::Again(item, error) => Ok(Done::Again(blocking(move || second_look(*item, error, owner)).await?)),
     }
 }
 

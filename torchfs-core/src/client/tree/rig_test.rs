@@ -16,7 +16,6 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Rig {
     pub client: Client,
-    pub stores: Arc<MemoryStores>,
     pub faults: Vec<Arc<FaultyStore>>,
 }
 
@@ -38,8 +37,8 @@ impl Rig {
             stores.insert(NodeId(number), store.clone());
             faults.push(store);
         }
-        let client = Client::builder().over(meta, stores.clone()).await.expect("a client");
-        Rig { client, stores, faults }
+        let client = Client::builder().over(meta, stores).await.expect("a client");
+        Rig { client, faults }
     }
 
     /// The first `count` nodes fail every request from now on; the others work.

@@ -16,7 +16,7 @@ const ATTEMPTS_MAX: u32 = 2;
 #[derive(Debug)]
 pub(super) struct FileItem {
     /// What it becomes.
-    pub entry: Entry,
+    pub entry: Box<Entry>,
     /// Where its bytes are.
     pub content: Content,
     /// How often it was found changed.
@@ -25,10 +25,16 @@ pub(super) struct FileItem {
 
 impl FileItem {
     /// From what the walker found, if it is a regular file.
-    pub fn new(mut entry: Entry, attempt: u32) -> std::result::Result<Self, Entry> {
+    ///
+    /// # Errors
+    /// The entry, if it is something else.
+    pub fn new(mut entry: Box<Entry>, attempt: u32) -> Result<Self, Box<Entry>> {
         match std::mem::replace(&mut entry.what, What::Plain) {
             What::Content(content) => Ok(FileItem { entry, content, attempt }),
-            what => Err(Entry { what, ..entry }),
+            what => {
+                entry.what = what;
+                Err(entry)
+            }
         }
     }
 }
@@ -98,18 +104,29 @@ fn changed() -> Error {
     Error::new(Kind::Conflict, "it changes while it is read; stop what writes to it and copy it again")
 }
 
-/// What to do about a file that could not be read whole: look again, or give the reason to give up.
+/// A file that is not copied.
+#[derive(Debug)]
+pub(super) struct GivenUp {
+    /// Which.
+    pub entry: Box<Entry>,
+    /// Why.
+    pub error: Error,
+}
+
+/// What to do about a file that could not be read whole: look again.
 ///
 /// # Errors
-/// The reason.
-pub(super) fn second_look(item: FileItem, error: Error, owner: super::walk::Owner) -> Result<FileItem, (Entry, Error)> {
+/// The reason to give it up.
+pub(super) fn second_look(item: FileItem, error: Error, owner: super::walk::Owner) -> Result<FileItem, GivenUp> {
     let attempt = item.attempt + 1;
+    let give_up = |entry, error| GivenUp { entry, error };
     if error.kind() != Kind::Conflict || attempt >= ATTEMPTS_MAX {
-        return Err((item.entry, error));
+        return Err(give_up(item.entry, error));
     }
-    look_again(&item.entry, owner)
-        .map_err(|error| (item.entry, error))
-        .and_then(|entry| FileItem::new(entry, attempt).map_err(|entry| (entry, changed())))
+    match look_again(&item.entry, owner) {
+        Ok(entry) => FileItem::new(Box::new(entry), attempt).map_err(|entry| give_up(entry, changed())),
+        Err(error) => Err(give_up(item.entry, error)),
+    }
 }
 
 /// The extents of ranges of a file that lie one after the other from `at` on in a stripe.
@@ -173,7 +190,7 @@ mod tests {
         let (sender, mut found) = tokio::sync::mpsc::channel(8);
         Walker::new(Owner::Fixed(1, 1), sender).walk(path, Name::new("f").unwrap());
         match found.blocking_recv() {
-            Some(Found::Entry(entry)) => FileItem::new(*entry, 0).expect("a regular file"),
+            Some(Found::Entry(entry)) => FileItem::new(entry, 0).expect("a regular file"),
             other => panic!("{other:?}"),
         }
     }
@@ -203,8 +220,8 @@ mod tests {
         assert_eq!(&read_part(&again, &[0..4, 9..11]).unwrap()[..], b"thener");
         std::fs::write(&path, "short").unwrap();
         let (item, error) = read(again, find(&calm)).bad.pop().unwrap();
-        let (entry, error) = second_look(item, error, Owner::Fixed(1, 1)).expect_err("no third look");
-        assert_eq!((entry.path, error.kind()), (path, Kind::Conflict));
+        let given_up = second_look(item, error, Owner::Fixed(1, 1)).expect_err("no third look");
+        assert_eq!((given_up.entry.path, given_up.error.kind()), (path, Kind::Conflict));
     }
 
     #[test]
@@ -224,7 +241,7 @@ mod tests {
         .bad
         .pop()
         .unwrap();
-        assert_eq!(second_look(item, error, Owner::Kept).expect_err("gone").1.kind(), Kind::NotFound);
+        assert_eq!(second_look(item, error, Owner::Kept).expect_err("gone").error.kind(), Kind::NotFound);
     }
 
     proptest! {
