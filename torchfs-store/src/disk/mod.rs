@@ -39,6 +39,7 @@ use torchfs_core::rpc::Payload;
 use torchfs_core::settings::{FRAME_BYTES_MAX, GET_MANY_MAX, LIST_ENTRIES_MAX, SHARD_BYTES_MAX, SHARD_DEADLINE};
 use torchfs_core::shard::{ShardBlocks, ShardRead, ShardStat, ShardStore};
 use torchfs_core::{Error, Kind, Result, ShardId};
+use tracing::warn;
 
 /// Reads that wait for the disk at once. NVMe reaches its rate well below this; a spinning disk only gains from sorting.
 const READS_MAX: usize = 64;
@@ -207,14 +208,21 @@ impl DiskStore {
         self.writing(scan::remove_empty_groups).await
     }
 
-    /// Waits for what is under way, refuses everything after, and lets others use the folder.
+    /// Waits for what is under way, refuses everything after, and lets others use the folder. Where the disk hangs
+    /// the folder stays locked until what is under way has ended: a write may still come through.
     pub async fn close(&self) {
-        // A permit is never lost, so that both waits end when the last request does.
-        let _reads = self.0.reads.acquire_many(READS_MAX as u32).await;
-        let _writes = self.0.writes.acquire_many(WRITES_MAX as u32).await;
-        self.0.reads.close();
-        self.0.writes.close();
-        self.0.folder.unlock();
+        let idle = async {
+            let _reads = self.0.reads.acquire_many(READS_MAX as u32).await;
+            let _writes = self.0.writes.acquire_many(WRITES_MAX as u32).await;
+            self.0.reads.close();
+            self.0.writes.close();
+            self.0.folder.unlock();
+        };
+        if tokio::time::timeout(SHARD_DEADLINE, idle).await.is_err() {
+            self.0.reads.close();
+            self.0.writes.close();
+            warn!("the disk of {} hangs; its folder stays locked", self.root().display());
+        }
     }
 
     async fn reading<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
