@@ -2,7 +2,8 @@
 //!
 //! GF(2^8) modulo x^8 + x^4 + x^3 + x^2 + 1, generator 2. The matrix is Vandermonde (row r is r^0, r^1, ...), made
 //! systematic by multiplying with the inverse of its first k rows: Plank, "A Tutorial on Reed-Solomon Coding for
-//! Fault-Tolerance in RAID-like Systems", with the 2003 correction.
+//! Fault-Tolerance in RAID-like Systems", with the 2003 correction. Then the columns of the parity rows are scaled so that
+//! the first of these rows is all ones, and the other rows so that they begin with one.
 
 use super::ErasureCode;
 use super::check::{check_encode, check_reconstruct};
@@ -32,7 +33,14 @@ impl Naive {
         let top = (0..data).map(|unit| field.inverse_column(&vandermonde[..data], unit));
         let inverse: Vec<Vec<u8>> = top.collect::<Option<_>>().ok_or_else(singular)?;
         let product = |row: &Vec<u8>| (0..data).map(|column| field.dot(row, &inverse[column])).collect();
-        let matrix = vandermonde.iter().map(product).collect();
+        let mut matrix: Vec<Vec<u8>> = vandermonde.iter().map(product).collect();
+        let first = matrix[data].clone();
+        for row in &mut matrix[data..] {
+            let row_scale = field.multiply(field.inverse(row[0]), first[0]);
+            for (element, &by) in row.iter_mut().zip(&first) {
+                *element = field.multiply(field.multiply(*element, field.inverse(by)), row_scale);
+            }
+        }
         Ok(Naive { profile, field, matrix })
     }
 }
@@ -135,9 +143,9 @@ impl Field {
                 if row == at || factor == 0 {
                     continue;
                 }
-                for column in at..known.len() {
-                    let term = self.multiply(factor, equations[at][column]);
-                    equations[row][column] ^= term;
+                let pivot_row = equations[at].clone();
+                for (element, &term) in equations[row].iter_mut().zip(&pivot_row) {
+                    *element ^= self.multiply(factor, term);
                 }
                 known[row] ^= self.multiply(factor, known[at]);
             }

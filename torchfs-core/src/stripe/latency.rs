@@ -68,6 +68,13 @@ fn class(bytes: u32) -> usize {
     CLASS_BYTES.iter().position(|&most| bytes <= most).unwrap_or(CLASS_BYTES.len())
 }
 
+impl Node {
+    /// For answers of this class, or of the next larger one of which enough is known.
+    fn p95(&self, class: usize) -> Option<Duration> {
+        self.classes[class..].iter().find_map(Answers::p95)
+    }
+}
+
 impl Latencies {
     /// The node answered a request for `bytes` bytes after `took`.
     pub(super) fn answered(&self, node: NodeId, bytes: u32, took: Duration) {
@@ -97,10 +104,10 @@ impl Latencies {
             return Duration::ZERO;
         }
         let class = class(bytes);
-        let mut peers: Vec<Duration> = nodes.values().filter_map(|known| known.classes[class].p95()).collect();
+        let mut peers: Vec<Duration> = nodes.values().filter_map(|known| known.p95(class)).collect();
         peers.sort_unstable();
         let usual = peers.get(peers.len() / 2).copied();
-        let own = nodes.get(&node).and_then(|known| known.classes[class].p95());
+        let own = nodes.get(&node).and_then(|known| known.p95(class));
         let wait = match (own, usual) {
             (Some(own), Some(usual)) => (own * 2).min(usual * 4),
             (None, Some(usual)) => usual * 4,
@@ -133,6 +140,9 @@ mod tests {
         assert_eq!(latencies.patience(NodeId(1), 1000), MS * 200);
         assert_eq!(latencies.patience(NodeId(9), 1000), MS * 400, "a new node is judged by its peers");
         assert_eq!(latencies.patience(NodeId(1), 4 << 20), WAIT_UNKNOWN, "large answers are another matter");
+        latencies.with(NodeId(1), |known| known.classes.swap(0, 1));
+        assert_eq!(latencies.patience(NodeId(1), 1000), MS * 200, "a larger answer tells something of a smaller one");
+        latencies.with(NodeId(1), |known| known.classes.swap(0, 1));
         assert_eq!(nodes(1, 5).patience(NodeId(1), 1000), WAIT_MIN);
         assert_eq!(nodes(9000, 5).patience(NodeId(1), 1000), WAIT_MAX);
     }

@@ -19,6 +19,8 @@ mod store;
 #[cfg(test)]
 mod fetch_test;
 #[cfg(test)]
+mod many_test;
+#[cfg(test)]
 mod rig_test;
 #[cfg(test)]
 mod store_test;

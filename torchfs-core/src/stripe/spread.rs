@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::layout::StripeShape;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a stripe's shards are being put.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Spread {
     /// Per node, which shards it holds or is being sent.
     load: BTreeMap<NodeId, Vec<usize>>,
     failed: BTreeMap<NodeId, Error>,
+    /// Nodes that take long to answer and may yet fail.
+    suspects: BTreeSet<NodeId>,
     given_up: usize,
 }
 
@@ -27,14 +29,17 @@ pub(super) struct Spread {
 pub(super) enum Reach {
     /// Only a node that has nothing of this stripe.
     Unused,
-    /// Any that the rule allows.
-    Any,
+    /// Also one that has, if the rule allows it.
+    Doubled,
+    /// Also one that takes long, or that failed another write a moment ago.
+    Doubtful,
 }
 
 impl Spread {
     pub(super) fn new(shape: StripeShape, candidates: Vec<NodeId>, last_resort: Vec<NodeId>) -> Self {
         let last_resort = last_resort.into_iter().filter(|node| !candidates.contains(node)).collect();
-        Spread { shape, candidates, last_resort, load: BTreeMap::new(), failed: BTreeMap::new(), given_up: 0 }
+        let (load, failed, suspects) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Spread { shape, candidates, last_resort, load, failed, suspects, given_up: 0 }
     }
 
     /// Chooses a node for a shard and counts the shard as its. Never one that has failed, or has this shard already.
@@ -45,18 +50,22 @@ impl Spread {
     }
 
     fn choose(&self, shard: usize, reach: Reach) -> Option<NodeId> {
-        let unused = |node: &&NodeId| !self.failed.contains_key(node) && self.load_of(**node) == 0;
-        let fresh = self.candidates.iter().find(unused);
-        if fresh.is_some() || reach == Reach::Unused {
-            return fresh.copied();
-        }
         let per_node = usize::from(self.shape.profile.parity).saturating_sub(self.given_up);
-        let usable = |node: &&NodeId| {
+        let may_have = |node: &&NodeId| {
             let has_it = self.load.get(node).is_some_and(|shards| shards.contains(&shard));
-            !self.failed.contains_key(node) && !has_it && self.load_of(**node) < per_node
+            !self.failed.contains_key(node) && !has_it && self.load_of(**node) < per_node.max(1)
         };
-        let doubled = self.candidates.iter().filter(usable).min_by_key(|node| self.load_of(**node));
-        doubled.or_else(|| self.last_resort.iter().find(usable)).copied()
+        let trusted = || self.candidates.iter().filter(|node| !self.suspects.contains(node)).filter(may_have);
+        let unused = trusted().find(|node| self.load_of(**node) == 0);
+        if unused.is_some() || reach == Reach::Unused {
+            return unused.copied();
+        }
+        let doubled = trusted().filter(|node| self.load_of(**node) < per_node).min_by_key(|node| self.load_of(**node));
+        if doubled.is_some() || reach == Reach::Doubled {
+            return doubled.copied();
+        }
+        let doubtful = self.last_resort.iter().chain(&self.candidates).filter(may_have);
+        doubtful.min_by_key(|node| self.load_of(**node)).copied()
     }
 
     fn load_of(&self, node: NodeId) -> usize {
@@ -68,6 +77,16 @@ impl Spread {
         if let Some(shards) = self.load.get_mut(&node) {
             shards.retain(|&other| other != shard);
         }
+    }
+
+    /// The node takes long: no other shard goes there while there is a choice.
+    pub(super) fn suspect(&mut self, node: NodeId) {
+        self.suspects.insert(node);
+    }
+
+    /// The node answered after all.
+    pub(super) fn trust(&mut self, node: NodeId) {
+        self.suspects.remove(&node);
     }
 
     /// The node failed and gets nothing more of this stripe. What it has already stays.
@@ -148,22 +167,36 @@ mod tests {
     #[test]
     fn spares_first_then_doubling_then_nodes_that_failed_before() {
         let mut spread = Spread::new(full(), nodes(&[4, 2, 7]), nodes(&[2, 9]));
-        let order: Vec<Option<NodeId>> = (0..7).map(|shard| spread.assign(shard, Reach::Any)).collect();
+        let order: Vec<Option<NodeId>> = (0..7).map(|shard| spread.assign(shard, Reach::Doubtful)).collect();
         assert_eq!(order, placed(&[4, 2, 7, 4, 2, 7, 9]));
         assert_eq!(spread.assign(9, Reach::Unused), None);
         spread.fail(1, NodeId(2), Error::new(Kind::Io, "broken"));
-        assert_eq!(spread.assign(1, Reach::Any), Some(NodeId(9)), "node 2 is not tried again");
+        assert_eq!(spread.assign(1, Reach::Doubtful), Some(NodeId(9)), "node 2 is not tried again");
+    }
+
+    #[test]
+    fn nodes_that_take_long_come_last() {
+        let mut spread = Spread::new(full(), nodes(&[1, 2, 3]), Vec::new());
+        (0..2).for_each(|shard| assert!(spread.assign(shard, Reach::Unused).is_some()));
+        spread.suspect(NodeId(1));
+        spread.suspect(NodeId(3));
+        assert_eq!(spread.assign(2, Reach::Unused), None);
+        assert_eq!(spread.assign(2, Reach::Doubled), Some(NodeId(2)));
+        assert_eq!(spread.assign(3, Reach::Doubled), None);
+        assert_eq!(spread.assign(3, Reach::Doubtful), Some(NodeId(3)));
+        spread.trust(NodeId(1));
+        assert_eq!(spread.assign(4, Reach::Doubled), Some(NodeId(1)));
     }
 
     #[test]
     fn a_shard_given_up_leaves_less_room_for_doubling() {
         let mut spread = Spread::new(full(), nodes(&[1, 2]), Vec::new());
         spread.give_up();
-        assert_eq!(spread.assign(0, Reach::Any), Some(NodeId(1)));
-        assert_eq!(spread.assign(1, Reach::Any), Some(NodeId(2)));
-        assert_eq!(spread.assign(2, Reach::Any), None);
+        assert_eq!(spread.assign(0, Reach::Doubtful), Some(NodeId(1)));
+        assert_eq!(spread.assign(1, Reach::Doubtful), Some(NodeId(2)));
+        assert_eq!(spread.assign(2, Reach::Doubtful), None);
         spread.release(1, NodeId(2));
-        assert_eq!(spread.assign(3, Reach::Any), Some(NodeId(2)));
+        assert_eq!(spread.assign(3, Reach::Doubtful), Some(NodeId(2)));
     }
 
     #[test]

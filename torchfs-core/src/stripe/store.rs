@@ -263,7 +263,7 @@ impl<'a> Write<'a> {
 
     async fn run(mut self) -> Result<Stripe> {
         let plan: Vec<Option<NodeId>> =
-            (0..self.shards.len()).map(|shard| self.spread.assign(shard, Reach::Any)).collect();
+            (0..self.shards.len()).map(|shard| self.spread.assign(shard, Reach::Doubtful)).collect();
         let by_index = |index| self.shards.iter().position(|shard| shard.coded.index == index);
         let planned: Vec<Option<NodeId>> =
             (0..self.shape.profile.shards()).map(|index| by_index(index).and_then(|shard| plan[shard])).collect();
@@ -311,6 +311,9 @@ impl<'a> Write<'a> {
         let progress = &mut self.shards[sent.shard];
         progress.sending_to.retain(|&node| node != sent.node);
         let copy = (sent.node, ShardId { stripe: self.id, index: progress.coded.index as u8 });
+        if sent.result.is_ok() {
+            self.spread.trust(sent.node);
+        }
         match sent.result {
             Ok(()) if progress.stored_on.is_none() => {
                 progress.stored_on = Some(sent.node);
@@ -338,7 +341,7 @@ impl<'a> Write<'a> {
         if progress.stored_on.is_some() || !progress.sending_to.is_empty() {
             return;
         }
-        match self.spread.assign(shard, Reach::Any) {
+        match self.spread.assign(shard, Reach::Doubtful) {
             Some(node) => self.send(shard, node),
             None => self.spread.give_up(),
         }
@@ -366,17 +369,18 @@ impl<'a> Write<'a> {
         }
     }
 
+    /// Sends the shards that have taken too long to another node too.
     fn hedge(&mut self) {
         let now = Instant::now();
-        for shard in 0..self.shards.len() {
-            if self.hedge_time(shard).is_none_or(|time| time > now) {
-                continue;
-            }
-            let reach = if self.shards[shard].hedges == 0 { Reach::Unused } else { Reach::Any };
+        let is_late = |shard: &usize| self.hedge_time(*shard).is_some_and(|time| time <= now);
+        let late: Vec<usize> = (0..self.shards.len()).filter(is_late).collect();
+        for node in late.iter().flat_map(|&shard| self.shards[shard].sending_to.clone()) {
+            self.shared.writes.note_failure(node);
+            self.spread.suspect(node);
+        }
+        for shard in late {
+            let reach = if self.shards[shard].hedges == 0 { Reach::Unused } else { Reach::Doubled };
             self.shards[shard].hedges += 1;
-            for node in self.shards[shard].sending_to.clone() {
-                self.shared.writes.note_failure(node);
-            }
             if let Some(node) = self.spread.assign(shard, reach) {
                 self.send(shard, node);
             }

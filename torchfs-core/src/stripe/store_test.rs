@@ -1,13 +1,229 @@
-//! Writes through trouble: every stripe reported as written survives any one node, and is on other nodes than those that
-//! failed.
+//! Writes through trouble: every stripe reported as written survives any one node, and what is not in its record is not left
+//! behind.
 
 use super::rig_test::Rig;
-use crate::layout::Profile;
+use crate::erasure::conformance::{bytes, subsets};
+use crate::error::Kind;
+use crate::ids::NodeId;
+use crate::layout::{Profile, Stripe, StripeShape};
+use crate::settings::SHARD_BYTES_MAX;
+use crate::shard::fault::Fault;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const LEN: usize = 500_000;
+/// Of [`LEN`] at 4+2.
+const SHARD: u64 = 2 * 64 * 1024;
+
+fn shape() -> StripeShape {
+    StripeShape::for_content(Profile::DEFAULT, LEN as u64)
+}
+
+fn nodes_of(stripe: &Stripe) -> Vec<u32> {
+    stripe.nodes.iter().flatten().map(|node| node.0).collect()
+}
+
+/// Reads back with each single node of the record away.
+async fn assert_survives_any_one_node(rig: &Rig, stripe: &Arc<Stripe>, content: &Bytes) {
+    for node in stripe.nodes.iter().flatten() {
+        rig.stores.set_down(*node);
+        rig.assert_reads(stripe, 0..content.len() as u32, content).await;
+        rig.stores.set_up(*node);
+    }
+}
+
+/// Lets background work finish. Time is paused, so this is instant.
+async fn let_it_settle() {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
 
 #[tokio::test]
 async fn shards_go_to_distinct_nodes() {
-    let rig = Rig::new(6);
-    let (stripe, content) = rig.write(Profile::DEFAULT, 1 << 20, 1).await;
+    let rig = Rig::new(8);
+    let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 1).await;
+    assert_eq!(nodes_of(&stripe), [1, 2, 3, 4, 5, 6]);
     assert!(!stripe.is_under_spread());
-    rig.assert_reads(&stripe, 0..1 << 20, &content).await;
+    rig.assert_reads(&stripe, 0..LEN as u32, &content).await;
+    assert_eq!(rig.shards_held(), 6);
+}
+
+#[tokio::test]
+async fn a_small_file_is_three_shards() {
+    let rig = Rig::new(6);
+    let (stripe, content) = rig.write(Profile::DEFAULT, 1000, 1).await;
+    assert_eq!(rig.shards_held(), 3);
+    assert!(!stripe.is_under_spread());
+    assert_survives_any_one_node(&rig, &stripe, &content).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_in_trouble_are_replaced_by_spares() {
+    let faults = [
+        Fault::Fail(Kind::Io),
+        Fault::Fail(Kind::NoSpace),
+        Fault::Hang,
+        Fault::Delay(Duration::from_secs(9)),
+        Fault::LoseReply,
+    ];
+    for fault in faults {
+        for bad in subsets(6, 2) {
+            let rig = Rig::new(8);
+            bad.iter().for_each(|&index| rig.set(index as u32 + 1, Some(fault)));
+            let began = Instant::now();
+            let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 2).await;
+            assert!(began.elapsed() < Duration::from_secs(2), "{fault:?} {bad:?} took {:?}", began.elapsed());
+            assert!(!stripe.is_under_spread());
+            assert!(bad.iter().all(|&index| !nodes_of(&stripe).contains(&(index as u32 + 1))), "{fault:?} {bad:?}");
+            rig.assert_reads(&stripe, 0..LEN as u32, &content).await;
+            bad.iter().for_each(|&index| rig.set(index as u32 + 1, None));
+            let_it_settle().await;
+            assert_eq!(rig.shards_held(), 6, "copies beside the record's are deleted: {fault:?} {bad:?}");
+            rig.assert_reads(&stripe, 0..LEN as u32, &content).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_spares_shards_double_up() {
+    for fault in [Fault::Fail(Kind::Io), Fault::Hang] {
+        for bad in subsets(6, 3).into_iter().filter(|bad| !bad.is_empty()) {
+            let rig = Rig::new(6);
+            bad.iter().for_each(|&index| rig.set(index as u32 + 1, Some(fault)));
+            let began = Instant::now();
+            let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 3).await;
+            assert!(began.elapsed() <= Duration::from_secs(4), "{fault:?} {bad:?} took {:?}", began.elapsed());
+            assert!(stripe.is_under_spread());
+            assert_eq!(nodes_of(&stripe).len(), 6, "all shards are stored");
+            assert_survives_any_one_node(&rig, &stripe, &content).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn few_nodes_are_enough_while_one_may_be_lost() {
+    let rig = Rig::new(3);
+    let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 4).await;
+    assert!(stripe.is_under_spread());
+    assert_survives_any_one_node(&rig, &stripe, &content).await;
+
+    let error =
+        Rig::new(2).io.write(shape(), bytes(LEN, 4).into()).await.expect_err("three per node, only two may be lost");
+    assert_eq!(error.kind(), Kind::Unavailable);
+
+    let rig = Rig::new(2);
+    let (stripe, content) = rig.write(Profile::DEFAULT, 1000, 4).await;
+    assert_survives_any_one_node(&rig, &stripe, &content).await;
+}
+
+#[tokio::test]
+async fn more_than_m_nodes_down_is_an_error_and_leaves_nothing() {
+    let rig = Rig::new(6);
+    (3..=6).for_each(|node| rig.stores.set_down(NodeId(node)));
+    let error = rig.io.write(shape(), bytes(LEN, 5).into()).await.expect_err("two nodes are not enough");
+    assert_eq!(error.kind(), Kind::Unavailable);
+    for text in ["node 3: node 3 is down", "node 4", "node 5", "node 6 is down", "4+2"] {
+        assert!(error.to_string().contains(text), "'{text}' in '{error}'");
+    }
+    assert_eq!(rig.shards_held(), 0);
+    (3..=6).for_each(|node| rig.stores.set_up(NodeId(node)));
+    rig.write(Profile::DEFAULT, LEN, 5).await;
+}
+
+#[tokio::test]
+async fn full_disks_are_no_space_and_one_full_disk_is_nothing() {
+    let rig = Rig::with_capacities(&[SHARD - 1; 6]);
+    let error = rig.io.write(shape(), bytes(LEN, 6).into()).await.expect_err("all are full");
+    assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+    let rig = Rig::with_capacities(&[u64::MAX, 0, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
+    let (stripe, _) = rig.write(Profile::DEFAULT, LEN, 6).await;
+    assert!(!stripe.is_under_spread());
+}
+
+#[tokio::test]
+async fn with_room_for_one_shard_less_the_stripe_is_degraded() {
+    let rig = Rig::with_capacities(&[SHARD; 5]);
+    let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 7).await;
+    assert_eq!(nodes_of(&stripe).len(), 5);
+    assert!(stripe.is_under_spread());
+    assert_survives_any_one_node(&rig, &stripe, &content).await;
+
+    let rig = Rig::with_capacities(&[SHARD; 4]);
+    let error = rig.io.write(shape(), bytes(LEN, 7).into()).await.expect_err("four shards cannot lose one");
+    assert_eq!(error.kind(), Kind::NoSpace);
+    assert_eq!(rig.shards_held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_failed_is_avoided_for_a_while() {
+    let rig = Rig::new(8);
+    rig.set(2, Some(Fault::Hang));
+    rig.write(Profile::DEFAULT, LEN, 8).await;
+    let began = Instant::now();
+    let (stripe, _) = rig.write(Profile::DEFAULT, LEN, 8).await;
+    assert_eq!(*rig.meta.avoided.lock().unwrap(), [NodeId(2)]);
+    assert!(!nodes_of(&stripe).contains(&2));
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    let_it_settle().await;
+    rig.set(2, None);
+    let (stripe, _) = rig.write(Profile::DEFAULT, LEN, 8).await;
+    assert!(nodes_of(&stripe).contains(&2), "it gets another chance");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_all_slow_are_waited_for() {
+    let rig = Rig::new(8);
+    (1..=8).for_each(|node| rig.set(node, Some(Fault::Delay(Duration::from_secs(4)))));
+    let (stripe, _) = rig.write(Profile::DEFAULT, LEN, 9).await;
+    assert_eq!(nodes_of(&stripe), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(rig.take_requests().iter().map(|node| node.put).sum::<usize>(), 6);
+}
+
+#[tokio::test]
+async fn long_content_becomes_several_stripes() {
+    let profile = Profile::new(1, 1).expect("profile");
+    let rig = Rig::new(3);
+    let content = Bytes::from(bytes(4 * SHARD_BYTES_MAX + 70_000, 10));
+    let stripes = rig.io.write_all(profile, content.clone()).await.expect("write");
+    assert_eq!(stripes.len(), 5);
+    let mut read = Vec::new();
+    for stripe in stripes {
+        let (len, stripe) = (stripe.shape.data_bytes, Arc::new(stripe));
+        read.extend_from_slice(&rig.io.read(&stripe, 0..len).await.expect("read"));
+    }
+    assert!(content == read);
+    assert!(rig.io.write_all(profile, Bytes::new()).await.expect("nothing").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_that_fails_midway_leaves_nothing() {
+    let profile = Profile::new(1, 1).expect("profile");
+    let rig = Rig::with_capacities(&[SHARD_BYTES_MAX as u64 * 2; 2]);
+    let content = Bytes::from(bytes(5 * SHARD_BYTES_MAX, 11));
+    let error = rig.io.write_all(profile, content).await.expect_err("room for two stripes");
+    assert_eq!(error.kind(), Kind::NoSpace);
+    let_it_settle().await;
+    assert_eq!(rig.shards_held(), 0);
+}
+
+#[tokio::test]
+async fn pieces_are_the_same_as_one_buffer() {
+    let content = Bytes::from(bytes(LEN, 12));
+    for cuts in [vec![], vec![1], vec![131_072, 262_144], vec![0, 100, 200_000, 200_001, LEN]] {
+        let bounds: Vec<usize> = std::iter::once(0).chain(cuts).chain([LEN]).collect();
+        let pieces = bounds.windows(2).map(|pair| content.slice(pair[0]..pair[1])).collect();
+        let rig = Rig::new(6);
+        let stripe = Arc::new(rig.io.write_pieces(shape(), pieces).await.expect("write"));
+        rig.assert_reads(&stripe, 0..LEN as u32, &content).await;
+        assert_survives_any_one_node(&rig, &stripe, &content).await;
+    }
+}
+
+#[tokio::test]
+async fn content_of_another_length_than_the_shape_is_refused() {
+    let rig = Rig::new(6);
+    let error = rig.io.write(shape(), bytes(LEN - 1, 13).into()).await.expect_err("a byte short");
+    assert_eq!(error.kind(), Kind::InvalidInput);
+    assert_eq!(rig.shards_held(), 0);
 }
