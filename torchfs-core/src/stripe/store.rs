@@ -250,6 +250,16 @@ struct Write<'a> {
     began: Instant,
     /// How long the faster half of the shards took, once it is done.
     half_took: Option<Duration>,
+    is_recorded: bool,
+}
+
+/// A write that fails or is given up midway leaves nothing that could be deleted.
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        if !self.is_recorded && tokio::runtime::Handle::try_current().is_ok() {
+            self.clean_up();
+        }
+    }
 }
 
 impl<'a> Write<'a> {
@@ -258,7 +268,7 @@ impl<'a> Write<'a> {
         let progress = |coded| Progress { coded, stored_on: None, sending_to: Vec::new(), last_sent: began, hedges: 0 };
         let shards = coded.into_iter().map(progress).collect();
         let (sends, stray) = (FuturesUnordered::new(), Vec::new());
-        Write { shared, id, shape, spread, shards, sends, stray, began, half_took: None }
+        Write { shared, id, shape, spread, shards, sends, stray, began, half_took: None, is_recorded: false }
     }
 
     async fn run(mut self) -> Result<Stripe> {
@@ -393,16 +403,17 @@ impl<'a> Write<'a> {
             nodes[shard.coded.index] = shard.stored_on;
         }
         let stripe = Stripe { id: self.id, shape: self.shape, nodes };
-        let result = if survives_any_one_node(&self.shape, &stripe.nodes) {
-            Ok(stripe)
-        } else {
-            let undo = delete_copies(self.shared.stores.clone(), copies_of(&stripe).collect());
-            // What cannot be deleted in this time is garbage that no file names, and is collected as such.
-            let _ = tokio::time::timeout(UNDO_DEADLINE, undo).await;
-            Err(self.failure())
-        };
-        self.clean_up();
-        result
+        if survives_any_one_node(&self.shape, &stripe.nodes) {
+            self.is_recorded = true;
+            self.clean_up();
+            return Ok(stripe);
+        }
+        let undo = delete_copies(self.shared.stores.clone(), copies_of(&stripe).collect());
+        // What cannot be deleted in this time is deleted in the background, or is garbage that no file names.
+        if tokio::time::timeout(UNDO_DEADLINE, undo).await.is_ok() {
+            self.shards.iter_mut().for_each(|shard| shard.stored_on = None);
+        }
+        Err(self.failure())
     }
 
     /// Waits in the background for the attempts that lost their race, then deletes every copy that is not in the record.
@@ -410,6 +421,10 @@ impl<'a> Write<'a> {
         let (stores, id) = (self.shared.stores.clone(), self.id);
         let indices: Vec<usize> = self.shards.iter().map(|shard| shard.coded.index).collect();
         let mut stray = std::mem::take(&mut self.stray);
+        if !self.is_recorded {
+            let stored = self.shards.iter().filter_map(|shard| Some((shard.stored_on?, shard.coded.index)));
+            stray.extend(stored.map(|(node, index)| (node, ShardId { stripe: id, index: index as u8 })));
+        }
         let mut sends = std::mem::take(&mut self.sends);
         if stray.is_empty() && sends.is_empty() {
             return;

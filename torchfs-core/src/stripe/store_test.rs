@@ -207,6 +207,17 @@ async fn content_that_fails_midway_leaves_nothing() {
     assert_eq!(rig.shards_held(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_given_up_leaves_nothing() {
+    let rig = Rig::new(6);
+    (4..=6).for_each(|node| rig.set(node, Some(Fault::Delay(Duration::from_secs(1)))));
+    let write = rig.io.write(shape(), bytes(LEN, 11).into());
+    tokio::time::timeout(Duration::from_millis(500), write).await.expect_err("given up");
+    assert_eq!(rig.shards_held(), 3);
+    let_it_settle().await;
+    assert_eq!(rig.shards_held(), 0);
+}
+
 #[tokio::test]
 async fn pieces_are_the_same_as_one_buffer() {
     let content = Bytes::from(bytes(LEN, 12));
@@ -226,4 +237,19 @@ async fn content_of_another_length_than_the_shape_is_refused() {
     let error = rig.io.write(shape(), bytes(LEN - 1, 13).into()).await.expect_err("a byte short");
     assert_eq!(error.kind(), Kind::InvalidInput);
     assert_eq!(rig.shards_held(), 0);
+}
+
+#[tokio::test]
+async fn every_operation_can_be_spawned() {
+    let io = Rig::new(6).io;
+    let profile = Profile::DEFAULT;
+    let spawned = tokio::spawn(async move {
+        let stripes = io.write_all(profile, bytes(LEN, 14).into()).await?;
+        let stripe = Arc::new(io.write_pieces(shape(), vec![bytes(LEN, 14).into()]).await?);
+        let read = super::StripeRead { stripe: stripe.clone(), range: 0..10 };
+        let many = io.read_many(vec![read]).await.swap_remove(0)?;
+        io.discard(&stripes);
+        Ok::<_, crate::Error>(io.read(&stripe, 0..10).await? == many)
+    });
+    assert!(spawned.await.expect("joined").expect("works"));
 }
