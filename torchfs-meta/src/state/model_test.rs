@@ -321,6 +321,39 @@ proptest! {
     }
 }
 
+/// Guards the two tests above: their steps do change things, in every way there is.
+#[test]
+fn random_operations_often_succeed_and_often_fail() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut done: std::collections::BTreeMap<(String, Option<String>), u32> = Default::default();
+    for _ in 0..60 {
+        let steps = vec(step(), 80).new_tree(&mut runner).expect("draws").current();
+        let mut pair = Pair::new();
+        for step in &steps {
+            pair.same(step);
+            let Step::Op(op) = step else { continue };
+            let Some(sent) = pair.sent.last().filter(|sent| sent.op == *op) else { continue };
+            let kind = pair.machine.apply_now(sent).err().map(|error| format!("{:?}", error.kind()));
+            let op = format!("{op:?}").split([' ', '(']).next().unwrap_or_default().to_owned();
+            *done.entry((op, kind)).or_default() += 1;
+        }
+    }
+    let count =
+        |op: &str, kind: Option<&str>| done.get(&(op.to_owned(), kind.map(str::to_owned))).copied().unwrap_or(0);
+    let all =
+        ["Create", "Link", "Unlink", "Rmdir", "Rename", "SetAttr", "Commit", "SetXattr", "RemoveXattr", "SetProfile"];
+    for op in all {
+        assert!(count(op, None) >= 5, "{op} succeeds too rarely: {done:?}");
+    }
+    for (op, kind) in
+        [("Commit", "Stale"), ("Commit", "InvalidInput"), ("Rename", "NotEmpty"), ("Rename", "InvalidInput")]
+    {
+        assert!(count(op, Some(kind)) >= 3, "{op} is {kind} too rarely: {done:?}");
+    }
+}
+
 /// How a replica reads what it applies to.
 #[derive(Clone, Copy, Debug)]
 enum Replica {

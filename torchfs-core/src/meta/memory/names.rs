@@ -205,7 +205,9 @@ impl Model {
                 self.enter(from, target);
                 self.moved(target, from.0)?;
             }
-            Some(target) => drop(self.lose_name(target)?),
+            Some(target) => {
+                self.lose_name(target)?;
+            }
             None => {}
         }
         self.attr(source)
