@@ -31,7 +31,38 @@ fn name() -> impl Strategy<Value = Name> {
 
 /// Few inodes, so that operations meet; some that are not there.
 fn ino() -> impl Strategy<Value = InodeId> {
-    prop_oneof![3 => Just(InodeId::ROOT), 7 => (0u64..14).prop_map(InodeId)]
+    prop_oneof![2 => Just(InodeId::ROOT), 7 => (2u64..10).prop_map(InodeId), 1 => (0u64..20).prop_map(InodeId)]
+}
+
+/// Mostly a folder.
+fn folder() -> impl Strategy<Value = InodeId> {
+    prop_oneof![3 => Just(InodeId::ROOT), 6 => (2u64..5).prop_map(InodeId), 2 => ino()]
+}
+
+/// Mostly a file.
+fn file() -> impl Strategy<Value = InodeId> {
+    prop_oneof![6 => (5u64..8).prop_map(InodeId), 2 => ino()]
+}
+
+/// The tree that every run starts with: folders 2 to 4, files 5 to 7, a link 8.
+fn start() -> Vec<MetaOp> {
+    let make = |parent: u64, text: &str, kind: NewKind| MetaOp::Create {
+        parent: InodeId(parent),
+        name: Name::new(text).expect("a name"),
+        inode: NewInode { kind, mode: 0o755, uid: 1, gid: 1, mtime: None },
+        if_exists: IfExists::Fail,
+        content: None,
+    };
+    let (folder, file) = (NewKind::Directory, NewKind::File);
+    vec![
+        make(1, "a", folder.clone()),
+        make(1, "b", folder.clone()),
+        make(2, "a", folder),
+        make(1, "c", file.clone()),
+        make(2, "b", file.clone()),
+        make(4, "c", file),
+        make(3, "d", NewKind::Symlink(b"../a/a".to_vec())),
+    ]
 }
 
 fn time() -> impl Strategy<Value = SetTime> {
@@ -52,7 +83,7 @@ fn new_inode() -> impl Strategy<Value = NewInode> {
         1 => Just(NewKind::Fifo),
         1 => any::<u32>().prop_map(NewKind::CharDevice),
     ];
-    let mode = prop_oneof![6 => Just(0o644), 3 => Just(0o2755), 1 => any::<u32>()];
+    let mode = prop_oneof![8 => Just(0o644), 4 => Just(0o2755), 1 => any::<u32>()];
     (kind, mode, 0u32..3, 0u32..3, proptest::option::weighted(0.2, time())).prop_map(|(kind, mode, uid, gid, mtime)| {
         let mtime = mtime.and_then(|time| if let SetTime::At(time) = time { Some(time) } else { None });
         NewInode { kind, mode, uid, gid, mtime }
@@ -73,13 +104,13 @@ fn stripe(id: u64) -> Stripe {
 }
 
 fn offset() -> impl Strategy<Value = u64> {
-    prop_oneof![20 => 0u64..400, 1 => Just(u64::MAX - 10), 1 => Just(i64::MAX as u64 - 20)]
+    prop_oneof![60 => 0u64..400, 1 => Just(u64::MAX - 10), 1 => Just(i64::MAX as u64 - 20)]
 }
 
 fn content() -> impl Strategy<Value = ContentChange> {
-    let extent = (0u64..120, 1u32..90, 1u64..16, 0u32..40);
+    let extent = (0u64..120, 1u32..90, prop_oneof![15 => 1u64..14, 1 => 14u64..16], 0u32..40);
     let edges = (proptest::option::of(offset()), vec((offset(), 0u64..100), 0..2), offset(), time());
-    let slips = prop_oneof![12 => Just(0), 1 => 1u32..5];
+    let slips = prop_oneof![15 => Just(0), 1 => 1u32..5];
     (vec(extent, 0..4), edges, slips).prop_map(|(extents, (keep_bytes, holes, size_min, mtime), slip)| {
         let mut at = 0;
         let extents: Vec<Extent> = extents
@@ -116,33 +147,33 @@ fn shards() -> impl Strategy<Value = Vec<ShardId>> {
 
 fn simple_op() -> impl Strategy<Value = MetaOp> {
     let exists = select(vec![IfExists::Fail, IfExists::Keep, IfExists::Replace]);
-    let create = (ino(), name(), new_inode(), exists, proptest::option::weighted(0.4, content()));
+    let create = (folder(), name(), new_inode(), exists, proptest::option::weighted(0.4, content()));
     let rename_mode =
         select(vec![RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange]);
     let xattr_mode = select(vec![XattrMode::Either, XattrMode::Create, XattrMode::Replace]);
     let attrs = (proptest::option::of(0u32..0o10100), proptest::option::of(0u32..3), proptest::option::of(time()));
     let profile = (0u8..5, 0u8..3).prop_map(|(data, parity)| Profile { data, parity, ..Profile::DEFAULT });
-    let value = prop_oneof![vec(any::<u8>(), 0..4), Just(vec![0; 70_000])];
+    let value = prop_oneof![9 => vec(any::<u8>(), 0..4), 1 => Just(vec![0; 70_000])];
     prop_oneof![
         10 => create.prop_map(|(parent, name, inode, if_exists, content)| {
             let content = content.filter(|_| inode.kind == NewKind::File || name.as_bytes() == b"d");
             MetaOp::Create { parent, name, inode, if_exists, content }
         }),
-        3 => (ino(), ino(), name()).prop_map(|(ino, parent, name)| MetaOp::Link { ino, parent, name }),
-        4 => (ino(), name()).prop_map(|(parent, name)| MetaOp::Unlink { parent, name }),
-        3 => (ino(), name()).prop_map(|(parent, name)| MetaOp::Rmdir { parent, name }),
-        8 => (ino(), name(), ino(), name(), rename_mode).prop_map(|(parent, name, new_parent, new_name, mode)| {
+        3 => (file(), folder(), name()).prop_map(|(ino, parent, name)| MetaOp::Link { ino, parent, name }),
+        3 => (folder(), name()).prop_map(|(parent, name)| MetaOp::Unlink { parent, name }),
+        3 => (folder(), name()).prop_map(|(parent, name)| MetaOp::Rmdir { parent, name }),
+        8 => (folder(), name(), folder(), name(), rename_mode).prop_map(|(parent, name, new_parent, new_name, mode)| {
             MetaOp::Rename { parent, name, new_parent, new_name, mode }
         }),
         2 => (ino(), attrs).prop_map(|(ino, (mode, uid, mtime))| {
             MetaOp::SetAttr { ino, change: AttrChange { mode, uid, gid: uid, atime: mtime, mtime } }
         }),
-        8 => (ino(), content()).prop_map(|(ino, change)| MetaOp::Commit { ino, change }),
-        2 => (ino(), name(), value, xattr_mode).prop_map(|(ino, name, value, mode)| {
+        8 => (file(), content()).prop_map(|(ino, change)| MetaOp::Commit { ino, change }),
+        3 => (file(), name(), value, xattr_mode).prop_map(|(ino, name, value, mode)| {
             MetaOp::SetXattr { ino, name, value, mode }
         }),
-        1 => (ino(), name()).prop_map(|(ino, name)| MetaOp::RemoveXattr { ino, name }),
-        1 => (ino(), proptest::option::of(profile)).prop_map(|(ino, profile)| MetaOp::SetProfile { ino, profile }),
+        2 => (file(), name()).prop_map(|(ino, name)| MetaOp::RemoveXattr { ino, name }),
+        1 => (folder(), proptest::option::of(profile)).prop_map(|(ino, profile)| MetaOp::SetProfile { ino, profile }),
         1 => shards().prop_map(MetaOp::ReportShards),
         1 => (1u128..9, 1u32..9).prop_map(|(uuid, addr)| register(uuid, addr)),
         2 => internal().prop_map(MetaOp::Internal),
@@ -195,6 +226,7 @@ impl Pair {
         let machine = Standalone::open(kv, Durability::Process, cluster, profile).expect("opens");
         let mut pair = Pair { machine, model: MemoryMeta::new(cluster, profile), sent: Vec::new(), now: 0 };
         (1..=6).for_each(|number| pair.same(&Step::Op(register(number, number as u32))));
+        start().into_iter().for_each(|op| pair.same(&Step::Op(op)));
         pair.same(&Step::Op(MetaOp::Internal(InternalOp::ReserveStripes { count: 14 })));
         pair
     }
@@ -288,8 +320,6 @@ fn path() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
     #[test]
     fn the_state_machine_does_what_the_model_does(
         steps in vec(step(), 1..80),
@@ -369,7 +399,13 @@ impl Replica {
         let found = MetaOp::Internal(InternalOp::Found { cluster: ClusterId(7), profile: Profile::DEFAULT });
         let setup = (1..=6).map(|number| register(number, number as u32));
         let reserve = MetaOp::Internal(InternalOp::ReserveStripes { count: 14 });
-        let ops = [found].into_iter().chain(setup).chain([reserve]).map(|op| (0, op)).chain(log.iter().cloned());
+        let ops = [found]
+            .into_iter()
+            .chain(setup)
+            .chain(start())
+            .chain([reserve])
+            .map(|op| (0, op))
+            .chain(log.iter().cloned());
         let mut answers = Vec::new();
         for (number, (seconds, op)) in ops.enumerate() {
             let request = RequestId { client: ClientId(1), sequence: number as u64 + 1 };
