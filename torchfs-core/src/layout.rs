@@ -333,6 +333,9 @@ impl ExtentMap {
 
     /// Makes `range` a hole.
     pub fn remove(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
         let first = self.0.partition_point(|extent| extent.end() <= range.start);
         let last = self.0.partition_point(|extent| extent.offset < range.end);
         if first >= last {
@@ -376,6 +379,14 @@ mod tests {
         let shape = shape(Profile::DEFAULT.stripe_bytes_max());
         assert_eq!(shape.shard_bytes as usize, SHARD_BYTES_MAX);
         assert_eq!(shape.stored_bytes(), 24 << 20);
+    }
+
+    #[test]
+    fn an_empty_hole_splits_no_extent() {
+        let extent = Extent { offset: 0, len: 10, stripe: StripeId(1), stripe_offset: 0 };
+        let mut map = ExtentMap::new([extent]);
+        map.remove(5..5);
+        assert_eq!(map.extents(), [extent]);
     }
 
     #[test]
