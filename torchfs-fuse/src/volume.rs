@@ -88,13 +88,7 @@ impl Volume {
         if change.rest == AttrChange::default() {
             return self.attr(ino).await;
         }
-        if change.rest.mtime.is_some()
-            && let Some(file) = self.handles.file_of(ino)
-        {
-            // A later commit would set the time of the writes that came before this call.
-            self.commit(&file).await?;
-        }
-        Ok(self.with_writes(self.client.meta().set_attr(ino, change.rest).await?))
+        Ok(self.with_writes(self.client.set_attr_inode(ino, change.rest).await?))
     }
 
     /// ftruncate(2) stays with the open file until it is committed; truncate(2) of a file that is not open is a change by

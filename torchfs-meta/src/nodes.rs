@@ -169,7 +169,7 @@ fn none_up(nodes: &[NodeRecord], request: &Allocate) -> Error {
 fn none_has_room(candidates: &[Candidate], request: &Allocate) -> Error {
     let free = candidates.iter().map(Candidate::free_bytes).max().unwrap_or(0);
     let message = format!(
-        "none of the {} storage nodes that are up has room for a shard of {} bytes (most free: {free} bytes): \
+        "no space: none of the {} storage nodes that are up has room for a shard of {} bytes (most free: {free} bytes): \
          delete something or add a node",
         candidates.len(),
         request.shard_bytes
