@@ -38,7 +38,7 @@ pub(super) fn check(change: &ContentChange) -> Result<()> {
     }
     let mut end = 0;
     for extent in &change.extents {
-        let extent_end = extent.offset.checked_add(extent.len.into()).unwrap_or(u64::MAX);
+        let extent_end = extent.offset.saturating_add(extent.len.into());
         if extent_end > FILE_BYTES_MAX {
             return Err(too_large(extent_end));
         }

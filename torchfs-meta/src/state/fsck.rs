@@ -9,7 +9,7 @@ use crate::kv::KvRead;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use torchfs_core::layout::Extent;
-use torchfs_core::meta::{FileKind, NodeRecord, Timestamp};
+use torchfs_core::meta::{FileKind, NodeRecord};
 use torchfs_core::{InodeId, Result, StripeId};
 
 /// Every rule that the records break, in words; none if all is well.
@@ -134,7 +134,7 @@ impl Check {
     fn orphans(&mut self, tx: &Tx<'_>) -> Outcome<()> {
         let queued = key_set(tx, keys::ORPHANS)?;
         let orphans = self.inodes.iter().filter(|(_, inode)| inode.nlink == 0);
-        let since = |inode: &Inode| inode.orphan_since.unwrap_or(Timestamp::default());
+        let since = |inode: &Inode| inode.orphan_since.unwrap_or_default();
         let expected: BTreeSet<_> = orphans.map(|(&ino, inode)| keys::orphan(since(inode), InodeId(ino))).collect();
         self.expect(queued == expected, || "the queue of inodes without a name is not what the inodes say".to_owned());
         Ok(())

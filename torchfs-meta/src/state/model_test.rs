@@ -2,7 +2,7 @@
 
 use super::{Standalone, fsck};
 use crate::kv::memory::MemoryKv;
-use crate::kv::{Durability, KvRead};
+use crate::kv::{Durability, Entry, KvRead};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -19,7 +19,7 @@ use torchfs_core::{ClientId, ClusterId, InodeId, Kind, NodeId, NodeUuid, Request
 /// A step of a run.
 #[derive(Clone, Debug)]
 enum Step {
-    Op(MetaOp),
+    Op(Box<MetaOp>),
     /// The command before this many once more.
     Retry(usize),
     Wait(i64),
@@ -204,8 +204,8 @@ fn internal() -> impl Strategy<Value = InternalOp> {
 fn step() -> impl Strategy<Value = Step> {
     let nested = vec(prop_oneof![9 => simple_op(), 1 => Just(MetaOp::Batch(Vec::new()))], 0..5);
     prop_oneof![
-        20 => simple_op().prop_map(Step::Op),
-        2 => nested.prop_map(|ops| Step::Op(MetaOp::Batch(ops))),
+        20 => simple_op().prop_map(|op| Step::Op(Box::new(op))),
+        2 => nested.prop_map(|ops| Step::Op(Box::new(MetaOp::Batch(ops)))),
         2 => (1usize..6).prop_map(Step::Retry),
         3 => (0i64..40).prop_map(Step::Wait),
     ]
@@ -225,9 +225,9 @@ impl Pair {
         let kv = Box::new(MemoryKv::new());
         let machine = Standalone::open(kv, Durability::Process, cluster, profile).expect("opens");
         let mut pair = Pair { machine, model: MemoryMeta::new(cluster, profile), sent: Vec::new(), now: 0 };
-        (1..=6).for_each(|number| pair.same(&Step::Op(register(number, number as u32))));
-        start().into_iter().for_each(|op| pair.same(&Step::Op(op)));
-        pair.same(&Step::Op(MetaOp::Internal(InternalOp::ReserveStripes { count: 14 })));
+        (1..=6).for_each(|number| pair.same(&Step::Op(Box::new(register(number, number as u32)))));
+        start().into_iter().for_each(|op| pair.same(&Step::Op(Box::new(op))));
+        pair.same(&Step::Op(Box::new(MetaOp::Internal(InternalOp::ReserveStripes { count: 14 }))));
         pair
     }
 
@@ -243,13 +243,13 @@ impl Pair {
                 Some(at) => self.sent[at].clone(),
                 None => return,
             },
-            Step::Op(MetaOp::Internal(op)) => {
-                return compare(self.machine.internal(op.clone()), self.model.internal(op.clone()), op);
-            }
             Step::Op(op) => {
+                if let MetaOp::Internal(op) = &**op {
+                    return compare(self.machine.internal(op.clone()), self.model.internal(op.clone()), op);
+                }
                 let sequence = self.sent.len() as u64 + 1;
                 let request = RequestId { client: ClientId(sequence % 2), sequence };
-                Command { request, answered_below: sequence.saturating_sub(4), op: op.clone() }
+                Command { request, answered_below: sequence.saturating_sub(4), op: (**op).clone() }
             }
         };
         compare(self.machine.apply_now(&command), self.model.apply_now(&command), &command);
@@ -342,7 +342,7 @@ proptest! {
         for step in &steps {
             match step {
                 Step::Wait(seconds) => pair.now += seconds,
-                Step::Op(op) => log.push((pair.now, op.clone())),
+                Step::Op(op) => log.push((pair.now, (**op).clone())),
                 Step::Retry(_) => {}
             }
         }
@@ -364,7 +364,7 @@ fn random_operations_often_succeed_and_often_fail() {
         for step in &steps {
             pair.same(step);
             let Step::Op(op) = step else { continue };
-            let Some(sent) = pair.sent.last().filter(|sent| sent.op == *op) else { continue };
+            let Some(sent) = pair.sent.last().filter(|sent| sent.op == **op) else { continue };
             let kind = pair.machine.apply_now(sent).err().map(|error| format!("{:?}", error.kind()));
             let op = format!("{op:?}").split([' ', '(']).next().unwrap_or_default().to_owned();
             *done.entry((op, kind)).or_default() += 1;
@@ -393,7 +393,7 @@ enum Replica {
 }
 
 impl Replica {
-    fn run(self, log: &[(i64, MetaOp)]) -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<Result<MetaReply>>) {
+    fn run(self, log: &[(i64, MetaOp)]) -> (Vec<Entry>, Vec<Result<MetaReply>>) {
         use crate::kv::Kv;
         let kv = MemoryKv::new();
         let found = MetaOp::Internal(InternalOp::Found { cluster: ClusterId(7), profile: Profile::DEFAULT });

@@ -74,13 +74,16 @@ pub(super) fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Outcome<T
     }
 }
 
+/// A value to be put, or that the key is to be deleted.
+type Pending = Option<Vec<u8>>;
+
 /// Pending writes over a view.
 #[derive(Debug)]
 pub(super) struct Tx<'a> {
     base: &'a dyn KvRead,
-    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pending: BTreeMap<Vec<u8>, Pending>,
     /// What each write replaced in `pending`, newest last.
-    undo: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+    undo: Vec<(Vec<u8>, Option<Pending>)>,
 }
 
 /// A point to roll back to.
@@ -110,7 +113,7 @@ impl<'a> Tx<'a> {
         self.change(key, None);
     }
 
-    fn change(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+    fn change(&mut self, key: Vec<u8>, value: Pending) {
         let before = self.pending.insert(key.clone(), value);
         self.undo.push((key, before));
     }
