@@ -1,1 +1,1 @@
-//! x
+//! Runnable examples of torchfs-core: `cargo run -p torchfs-examples --example embed`.
