@@ -10,7 +10,7 @@ use torchfs_core::placement::{Candidate, LeastLoaded, PlacementPolicy, Placing};
 
 fn main() -> Result<()> {
     let profile = Profile::new(4, 2)?;
-    let content: Vec<u8> = (0..1_000_000u64).map(|at| (at * at >> 7) as u8).collect();
+    let content: Vec<u8> = (0..1_000_000u64).map(|at| (at * at / 128) as u8).collect();
     let shape = StripeShape::for_content(profile, content.len() as u64);
 
     // Which six of nine nodes: spread over the racks, those with most room first.

@@ -50,8 +50,8 @@ pub fn shell_quoted(name: &[u8]) -> String {
         for c in chunk.valid().chars() {
             match c {
                 '\'' => quoted.push_str("'\\''"),
-                '\n' => quoted.push_str("'$'\\n''"),
-                '\t' => quoted.push_str("'$'\\t''"),
+                '\n' => escaped(&mut quoted, "\\n"),
+                '\t' => escaped(&mut quoted, "\\t"),
                 c if c.is_control() => octal(&mut quoted, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 c => quoted.push(c),
             }
@@ -63,11 +63,17 @@ pub fn shell_quoted(name: &[u8]) -> String {
 }
 
 fn octal(quoted: &mut String, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
+    bytes.iter().for_each(|byte| escaped(quoted, &format!("\\{byte:03o}")));
+}
+
+/// Leaves the quotes for a `$'...'`, or goes on with the one that was just closed.
+fn escaped(quoted: &mut String, escape: &str) {
+    if quoted.ends_with("''") && !quoted.ends_with("\\''") {
+        quoted.truncate(quoted.len() - 2);
+    } else {
+        quoted.push_str("'$'");
     }
-    quoted.push_str("'$'");
-    bytes.iter().for_each(|byte| quoted.push_str(&format!("\\{byte:03o}")));
+    quoted.push_str(escape);
     quoted.push_str("''");
 }
 

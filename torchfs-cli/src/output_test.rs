@@ -27,7 +27,7 @@ fn plain_names_stay_and_odd_ones_can_be_pasted_into_a_shell() {
 
 #[test]
 fn a_shell_reads_quoted_names_back() {
-    for name in [&b"a b"[..], b"a'b", b"a\nb\tc", b"\xff\xfe x", b"$HOME `id` \"*\""] {
+    for name in [&b"a b"[..], b"a'b", b"a\nb\tc", b"\xff\xfe x", b"'\n'\xff\n\n", b"$HOME `id` \"*\""] {
         let script = format!("printf %s {}", shell_quoted(name));
         let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash runs");
         assert_eq!(output.stdout, name);

@@ -2,7 +2,7 @@
 
 use super::cat::to_stdout;
 use super::put::report_tree;
-use super::{connect, needs_recursive, sources_and_target};
+use super::{Links, connect, needs_recursive, sources_and_target};
 use crate::args::{Get, Global, Remote};
 use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::progress::Bar;
@@ -29,39 +29,34 @@ pub async fn run(global: &Global, args: Get) -> Outcome {
         return tally.finish();
     }
     let target = LocalTarget::find(&target, sources.len())?;
-    let options = TreeOptions::default();
+    let (links, options) = (Links::for_recursive(args.recursive), TreeOptions::default());
     let bar = Bar::start("get", options.progress.clone(), global);
     for source in &sources {
-        let copied = one(&client, source, &target, args.recursive, &options).await;
+        let copied = one(&client, source, &target, links, &options).await;
         tally.note(copied.map_err(|failure| failure.context(source)))?;
     }
     drop(bar);
     tally.finish()
 }
 
-async fn one(
-    client: &Client,
-    source: &Remote,
-    target: &LocalTarget,
-    recursive: bool,
-    options: &TreeOptions,
-) -> Outcome {
+async fn one(client: &Client, source: &Remote, target: &LocalTarget, links: Links, options: &TreeOptions) -> Outcome {
     let target = target.path(source)?;
-    // As cp does: a link is copied as a link by -r, and followed otherwise.
-    let source = if recursive { source.clone() } else { follow(client, source).await? };
-    let attr = client.lstat(source.bytes()).await?;
-    if attr.kind == FileKind::Directory && !recursive {
-        return Err(needs_recursive(&source.to_string()));
-    }
+    let source = match links {
+        Links::Kept => source.clone(),
+        Links::Followed => followed_file(client, source).await?,
+    };
     report_tree("get", client.get_tree(source.bytes(), &target, options.clone()).await?)
 }
 
-async fn follow(client: &Client, path: &Remote) -> Outcome<Remote> {
+/// Where a path leads, which must not be a folder.
+async fn followed_file(client: &Client, path: &Remote) -> Outcome<Remote> {
     let mut path = path.clone();
     for _ in 0..LINKS_MAX {
         let attr = client.lstat(path.bytes()).await?;
-        if attr.kind != FileKind::Symlink {
-            return Ok(path);
+        match attr.kind {
+            FileKind::Directory => return Err(needs_recursive()),
+            FileKind::Symlink => {}
+            _ => return Ok(path),
         }
         let target = client.meta().read_link(attr.ino).await?;
         path = if target.starts_with(b"/") { Remote::from_bytes(target) } else { path.parent().join(&target) };

@@ -25,7 +25,7 @@ pub async fn run(global: &Global, args: Ls) -> Outcome {
     let mut printer = Printer::new(&args);
     let (mut files, mut folders) = (Vec::new(), Vec::new());
     for path in &args.paths {
-        match line_for(&client, path, args.long).await {
+        match line_for(&client, path, &args).await {
             Ok(line) if line.attr.kind == FileKind::Directory => folders.push(path.clone()),
             Ok(line) => files.push(line),
             Err(failure) => tally.note(Err(failure.context(path)))?,
@@ -54,12 +54,12 @@ pub async fn run(global: &Global, args: Ls) -> Outcome {
 }
 
 /// What was named on the command line: a link to a folder shows the folder, unless `-l` asks about the link itself.
-async fn line_for(client: &Client, path: &Remote, long: bool) -> Outcome<Line> {
+async fn line_for(client: &Client, path: &Remote, args: &Ls) -> Outcome<Line> {
     let mut attr = client.lstat(path.bytes()).await?;
     let mut target = None;
     if attr.kind == FileKind::Symlink {
         target = Some(client.meta().read_link(attr.ino).await?);
-        if !long || path.names_folder() {
+        if !args.long || path.names_folder() {
             attr = client.stat(path.bytes()).await.unwrap_or(attr);
         }
     }

@@ -91,15 +91,15 @@ fn start_logging(cli: &Cli) -> Outcome {
     Ok(())
 }
 
-/// openraft and tarpc report every refused connection of a node that is down, several times a second; what matters of it
-/// is said by our own crates and by `status`.
+/// openraft, tarpc and fuser report what needs nobody's attention, like each refused connection of a node that is down,
+/// several times a second. What matters of it is said by our own crates and by `status`.
 fn default_log(cli: &Cli) -> &'static str {
     match &cli.verb {
         _ if cli.global.quiet => "error",
         // Nodes fail on purpose.
         Verb::Demo(_) => "error",
-        verb if verb.is_server() => "warn,torchfs=info,openraft=error,tarpc=error",
-        _ => "warn,openraft=error,tarpc=error",
+        verb if verb.is_server() => "warn,torchfs=info,openraft=error,tarpc=error,fuser=error",
+        _ => "warn,openraft=error,tarpc=error,fuser=error",
     }
 }
 
@@ -182,8 +182,23 @@ fn sources_and_target<T: Clone>(paths: &[T]) -> Outcome<(&[T], T)> {
     }
 }
 
+/// What put and get do with a symbolic link that is named as a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Links {
+    /// What it leads to is copied, and must be a file.
+    Followed,
+    /// It is copied as a link, and folders with everything in them.
+    Kept,
+}
+
+impl Links {
+    /// As cp(1) does with and without `-r`.
+    fn for_recursive(recursive: bool) -> Self {
+        if recursive { Links::Kept } else { Links::Followed }
+    }
+}
+
 /// A folder was given where `-r` is needed for one.
-fn needs_recursive(path: &str) -> Failure {
-    let failure = Failure::new(Exit::WrongType, format!("{path} is a folder"));
-    failure.hint("add -r to copy it with everything in it")
+fn needs_recursive() -> Failure {
+    Failure::new(Exit::WrongType, "is a folder").hint("add -r to copy it with everything in it")
 }

@@ -1,6 +1,6 @@
 //! `torchfs put`: files, folders and stdin into TorchFS.
 
-use super::{Target, connect, needs_recursive, sources_and_target};
+use super::{Links, Target, connect, needs_recursive, sources_and_target};
 use crate::args::{Global, Put, Remote};
 use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::output::printable;
@@ -25,43 +25,45 @@ pub async fn run(global: &Global, args: Put) -> Outcome {
     let target = Remote::parse(&target).map_err(Failure::usage)?;
     let client = connect(global).await?;
     let target = Target::find(&client, target, sources.len()).await?;
-    let options = TreeOptions::default();
-    let bar = Bar::start("put", options.progress.clone(), global);
+    let copy = Copy { client, target, links: Links::for_recursive(args.recursive), options: TreeOptions::default() };
+    let bar = Bar::start("put", copy.options.progress.clone(), global);
     let mut tally = Tally::new("put");
     for source in sources {
-        let copied = match source == "-" {
-            true => from_stdin(&client, &target, &options).await,
-            false => one(&client, source, &target, args.recursive, &options).await,
-        };
-        tally.note(copied)?;
+        tally.note(if source == "-" { copy.stdin().await } else { copy.local(source).await })?;
     }
     drop(bar);
     tally.finish()
 }
 
-async fn from_stdin(client: &Client, target: &Target, options: &TreeOptions) -> Outcome {
-    match target {
-        Target::As(path) => {
-            let stdin = Counted { reader: tokio::io::stdin(), progress: options.progress.clone() };
-            let stored = client.put_reader(stdin, path.bytes(), STDIN_MODE).await;
-            stored.map(|_| ()).map_err(|error| Failure::from(error).context(path))
-        }
-        Target::Into(folder) => {
-            let message = "is a folder, and stdin has no name in it".to_owned();
-            Err(Failure::new(Exit::WrongType, message).context(folder))
-        }
-    }
+/// What is the same for all sources.
+struct Copy {
+    client: Client,
+    target: Target,
+    links: Links,
+    options: TreeOptions,
 }
 
-async fn one(client: &Client, source: &OsStr, target: &Target, recursive: bool, options: &TreeOptions) -> Outcome {
-    let shown = printable(source.as_bytes());
-    let in_source = |failure: Failure| failure.context(&shown);
-    let source = local_source(source, recursive).map_err(in_source)?;
-    let name = name_of(&source.named);
-    let target = target.path(name.as_deref())?;
-    let copied = client.put_tree(&source.content, target.bytes(), options.clone()).await;
-    let report = copied.map_err(|error| Failure::from(error).context(format!("{shown} to {target}")))?;
-    report_tree("put", report)
+impl Copy {
+    async fn stdin(&self) -> Outcome {
+        let path = match &self.target {
+            Target::As(path) => path,
+            Target::Into(folder) => {
+                return Err(Failure::new(Exit::WrongType, "is a folder, and stdin has no name in it").context(folder));
+            }
+        };
+        let stdin = Counted { reader: tokio::io::stdin(), progress: self.options.progress.clone() };
+        let stored = self.client.put_reader(stdin, path.bytes(), STDIN_MODE).await;
+        stored.map(|_| ()).map_err(|error| Failure::from(error).context(path))
+    }
+
+    async fn local(&self, source: &OsStr) -> Outcome {
+        let shown = printable(source.as_bytes());
+        let source = local_source(source, self.links).map_err(|failure| failure.context(&shown))?;
+        let target = self.target.path(name_of(&source.named).as_deref())?;
+        let copied = self.client.put_tree(&source.content, target.bytes(), self.options.clone()).await;
+        let report = copied.map_err(|error| Failure::from(error).context(format!("{shown} to {target}")))?;
+        report_tree("put", report)
+    }
 }
 
 /// A file or folder on this machine.
@@ -72,18 +74,14 @@ struct Source {
     content: PathBuf,
 }
 
-/// As cp does: a link is copied as a link by -r, and followed otherwise.
-fn local_source(source: &OsStr, recursive: bool) -> Outcome<Source> {
+fn local_source(source: &OsStr, links: Links) -> Outcome<Source> {
     let named = PathBuf::from(source);
-    let attributes = std::fs::symlink_metadata(&named).io(|| "on this machine")?;
-    if recursive {
+    let is_link = std::fs::symlink_metadata(&named).io(|| "on this machine")?.is_symlink();
+    if links == Links::Kept {
         return Ok(Source { content: named.clone(), named });
     }
-    let content = if attributes.is_symlink() { named.canonicalize().io(|| "on this machine")? } else { named.clone() };
-    if content.is_dir() {
-        return Err(needs_recursive(&printable(source.as_bytes())));
-    }
-    Ok(Source { named, content })
+    let content = if is_link { named.canonicalize().io(|| "on this machine")? } else { named.clone() };
+    if content.is_dir() { Err(needs_recursive()) } else { Ok(Source { named, content }) }
 }
 
 /// The name of the copy; that of the folder itself for `.` and `..`.

@@ -108,8 +108,9 @@ fn names_are_made_moved_linked_and_removed() {
     let line = |name: &str| long.lines().find(|line| line.contains(name)).expect("listed").to_owned();
     assert!(line(" soft").ends_with(" soft -> b/g") && line(" soft").starts_with("lrwx"), "{long}");
     assert!(line(" hard").starts_with("-rw-r--r-- 2 "), "{long}");
-    fixture.ok(["ln", "-s", "b/g", "/a/b"]);
-    assert_eq!(fixture.ok(["ls", "/a/b"]), "c\ng\n");
+    fixture.ok(["ln", "-s", "elsewhere/other", "/a/b"]);
+    assert_eq!(fixture.ok(["ls", "/a/b"]), "c\ng\nother\n");
+    assert!(fixture.fails(4, ["ln", "/a/hard", "/a/soft"]).contains("/a/soft"));
 
     assert!(fixture.fails(10, ["rm", "/a"]).contains("add -r"));
     let error = fixture.fails(3, ["rm", "/nothing", "/a/soft"]);
