@@ -91,7 +91,10 @@ fn no_cluster_a_wrong_one_and_none_there_are_told_apart() {
     assert!(malformed.contains("write HOST:PORT"), "{malformed}");
 
     let unused = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds").local_addr().expect("addr").to_string();
-    for words in [&["ls"][..], &["put", "-", "/x"], &["status"], &["mount", "--background", "/"]] {
+    let folder = tempfile::tempdir().expect("folder");
+    let cache = folder.path().to_str().expect("utf-8");
+    let mount = ["mount", "--background", "--cache-dir", cache, "/"];
+    for words in [&["ls"][..], &["put", "-", "/x"], &["status"], &mount] {
         let away = failed(run(torchfs(words).args(["--meta", &unused]), b""), 6);
         assert!(away.contains(&unused) && away.contains("hint:"), "{away}");
     }
