@@ -232,3 +232,17 @@ async fn nothing_is_lost_or_doubled_when_leaders_stop() {
     let dumps = dump(&cluster);
     assert!(dumps.iter().all(|other| other == &dumps[0]), "replicas differ");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_conform() {
+    // The nodes that the suite registers exist in name only.
+    let settings = MetaSettings { node_down_after: Duration::from_secs(3600), ..MetaSettings::default() };
+    let running: std::sync::Mutex<Option<Cluster>> = std::sync::Mutex::default();
+    let fresh = || async {
+        let cluster = Cluster::start(3, settings).await;
+        let client = cluster.client().await;
+        *running.lock().expect("lock") = Some(cluster);
+        client as Arc<dyn MetaStore>
+    };
+    torchfs_core::meta::conformance::run(fresh).await;
+}
