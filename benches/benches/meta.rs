@@ -1,7 +1,9 @@
 //! Metadata against the disk's own speed: `cargo bench -p torchfs-benches --bench meta`.
 //!
 //! Three metadata nodes in this process, on loopback and one disk. The baseline is how often per second a small append to
-//! one file can be synchronised (fdatasync) on the same disk, in the same run.
+//! one file can be synchronised (fdatasync) on the same disk, in the same run. An append that makes a file longer costs the
+//! file system a commit of its own, which the metadata log avoids by writing into a file of fixed length: that is how one
+//! mkdir, with one synchronised write on each of three nodes at once, can cost less than one synchronised append.
 
 use std::collections::BTreeMap;
 use std::fs::File;
