@@ -51,18 +51,12 @@ impl Volume {
         Volume { client, handles: Handles::default() }
     }
 
-    /// `attr` with the size and times of writes that are not committed yet.
-    fn with_writes(&self, mut attr: Attr) -> Attr {
-        if let Some(file) = self.handles.file_of(attr.ino)
-            && file.is_dirty()
-        {
-            let open = file.attr();
-            attr.size = open.size;
-            attr.allocated = open.allocated.max(attr.allocated);
-            attr.mtime = open.mtime;
-            attr.ctime = attr.ctime.max(open.mtime);
+    /// `attr` with what is written and set here and not committed yet.
+    fn with_writes(&self, attr: Attr) -> Attr {
+        match self.handles.file_of(attr.ino) {
+            Some(file) => file.with_uncommitted(attr),
+            None => attr,
         }
-        attr
     }
 
     pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
@@ -86,6 +80,12 @@ impl Volume {
             self.truncate(ino, size, handle).await?;
         }
         if change.rest == AttrChange::default() {
+            return self.attr(ino).await;
+        }
+        // A file that is being written takes them along with its commit: one operation instead of two.
+        if let Some(file) = self.handles.file_of(ino)
+            && file.set_attr_at_commit(&change.rest)
+        {
             return self.attr(ino).await;
         }
         Ok(self.with_writes(self.client.set_attr_inode(ino, change.rest).await?))

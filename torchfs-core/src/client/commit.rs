@@ -9,7 +9,7 @@ use super::write::store;
 use crate::error::{Error, Kind, Result};
 use crate::ids::StripeId;
 use crate::layout::{Extent, ExtentMap, Profile, Stripe};
-use crate::meta::{Attr, ContentChange, SetTime};
+use crate::meta::{Attr, AttrChange, ContentChange, MetaOp, MetaReply, SetTime};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
@@ -104,8 +104,22 @@ impl File {
             size_min: frozen.change.size_min,
             mtime: frozen.change.mtime.unwrap_or(SetTime::Now),
         };
-        let attr = self.client.meta().commit(self.ino(), change.clone()).await?;
+        let attr = self.name(change.clone(), frozen.change.attrs.clone()).await?;
         Ok((change, attr))
+    }
+
+    /// The metadata operation: content alone, or with attributes that were set meanwhile.
+    async fn name(&self, change: ContentChange, attrs: AttrChange) -> Result<Attr> {
+        let ino = self.ino();
+        if attrs == AttrChange::default() {
+            return self.client.meta().commit(ino, change).await;
+        }
+        let ops = vec![MetaOp::Commit { ino, change }, MetaOp::SetAttr { ino, change: attrs }];
+        let replies: Result<Vec<MetaReply>> = self.client.meta().batch(ops).await?.into_iter().collect();
+        match replies?.pop() {
+            Some(MetaReply::Attr(attr)) => Ok(attr),
+            other => Err(Error::new(Kind::Protocol, format!("metadata answered a commit with {other:?}"))),
+        }
     }
 
     async fn store_pieces(&self, frozen: &Frozen, sent: Sent) -> Result<Stored> {

@@ -7,7 +7,7 @@ use super::read::Window;
 use crate::cache::{CacheKey, Pinned};
 use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
-use crate::meta::Attr;
+use crate::meta::{Attr, AttrChange};
 use crate::settings::FILE_BYTES_MAX;
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -110,6 +110,23 @@ impl File {
         let base = self.view.base(&state);
         state.truncate(&base, size);
         Ok(())
+    }
+
+    /// `attr`, as metadata tells it, with what this client has changed and not committed.
+    #[must_use]
+    pub fn with_uncommitted(&self, attr: Attr) -> Attr {
+        let state = self.open.state();
+        let base = self.view.base(&state);
+        if state.is_dirty() { state.attr_over(&base, attr) } else { attr }
+    }
+
+    /// Sets attributes together with the content that is waiting for a commit, in one operation. `false` if nothing is
+    /// waiting: use [`Client::set_attr_inode`].
+    ///
+    /// For callers that commit in any case, as a mount does at close(2).
+    #[must_use]
+    pub fn set_attr_at_commit(&self, change: &AttrChange) -> bool {
+        self.open.state().set_attrs(change.clone())
     }
 
     fn check_change(&self, end: Option<u64>) -> Result<()> {

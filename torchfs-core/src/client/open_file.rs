@@ -6,7 +6,7 @@ use super::staging::{BLOCK_BYTES, Block, FILE_MEMORY_BYTES_MAX, Prefer, Staging}
 use crate::error::Result;
 use crate::ids::InodeId;
 use crate::layout::{Profile, Stripe};
-use crate::meta::{Attr, SetTime, Timestamp};
+use crate::meta::{Attr, AttrChange, SetTime, Timestamp};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -64,7 +64,7 @@ struct Tail {
     used: usize,
 }
 
-/// Changes of size and time, in the order cut, grow.
+/// Changes of size, times and other attributes, in the order cut, grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SizeChange {
     /// The smallest size it was cut to.
@@ -73,6 +73,8 @@ pub(super) struct SizeChange {
     pub size_min: u64,
     /// When content last changed, or what was set after that. `None`: nothing happened.
     pub mtime: Option<SetTime>,
+    /// Mode, owner and access time to set with the commit.
+    pub attrs: AttrChange,
 }
 
 impl SizeChange {
@@ -91,11 +93,42 @@ impl SizeChange {
             (Some(first), Some(second)) => Some(first.min(second)),
             (first, second) => first.or(second),
         };
-        SizeChange { keep, size_min: later.apply(self.size_min), mtime: later.mtime.or(self.mtime) }
+        let attrs = AttrChange {
+            mode: later.attrs.mode.or(self.attrs.mode),
+            uid: later.attrs.uid.or(self.attrs.uid),
+            gid: later.attrs.gid.or(self.attrs.gid),
+            atime: later.attrs.atime.or(self.attrs.atime),
+            mtime: None,
+        };
+        SizeChange { keep, size_min: later.apply(self.size_min), mtime: later.mtime.or(self.mtime), attrs }
     }
 
     pub fn is_nothing(&self) -> bool {
         *self == SizeChange::default()
+    }
+
+    /// Attributes set by somebody at `now`, after what came before.
+    pub fn set_attrs(&mut self, change: AttrChange, now: Timestamp) {
+        let at = |time: Option<SetTime>| time.map(|time| if time == SetTime::Now { SetTime::At(now) } else { time });
+        let later = SizeChange {
+            mtime: at(change.mtime),
+            attrs: AttrChange { atime: at(change.atime), mtime: None, ..change },
+            ..SizeChange::default()
+        };
+        *self = SizeChange { size_min: self.size_min, ..self.then(&later) };
+    }
+
+    fn show(&self, attr: &mut Attr) {
+        attr.mode = self.attrs.mode.unwrap_or(attr.mode);
+        attr.uid = self.attrs.uid.unwrap_or(attr.uid);
+        attr.gid = self.attrs.gid.unwrap_or(attr.gid);
+        if let Some(SetTime::At(time)) = self.attrs.atime {
+            attr.atime = time;
+        }
+        if let Some(SetTime::At(time)) = self.mtime {
+            attr.mtime = time;
+            attr.ctime = attr.ctime.max(time);
+        }
     }
 }
 
@@ -141,12 +174,14 @@ impl State {
 
     /// The attributes that a reader of `base` sees.
     pub fn attr(&self, base: &Base) -> Attr {
-        let mut attr = base.attr.clone();
+        self.attr_over(base, base.attr.clone())
+    }
+
+    /// `attr` of the version `base` with what is not committed.
+    pub fn attr_over(&self, base: &Base, mut attr: Attr) -> Attr {
         attr.size = self.size(base);
-        let changes = [Some(&self.change), self.committing.as_ref()];
-        if let Some(SetTime::At(time)) = changes.into_iter().flatten().find_map(|change| change.mtime) {
-            attr.mtime = time;
-            attr.ctime = attr.ctime.max(time);
+        for change in [self.committing.as_ref(), Some(&self.change)].into_iter().flatten() {
+            change.show(&mut attr);
         }
         attr
     }
@@ -209,6 +244,16 @@ impl State {
         }
         self.change.size_min = size;
         self.touch();
+    }
+
+    /// Sets attributes with the next commit. `false` if no commit is due that could take them along.
+    pub fn set_attrs(&mut self, change: AttrChange) -> bool {
+        let is_due = !self.overlay.is_empty() || !self.change.is_nothing();
+        if is_due && self.committing.is_none() {
+            self.change.set_attrs(change, Timestamp::from(SystemTime::now()));
+            return true;
+        }
+        false
     }
 
     /// Content changed now.
