@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// The exit codes that `torchfs --help` lists and the tests rely on.
@@ -32,19 +32,42 @@ pub mod exit {
 /// How long anything may take before a test gives up: generous, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The `torchfs` binary of the same build as the tests, built if it is not there.
+/// The `torchfs` binary of the same build as the tests. `cargo test --workspace` has built it; if it is missing or older than
+/// the sources, as when only these tests are run, it is built now.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let tests = std::env::current_exe().expect("a test knows its own path");
         let folder = tests.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>").to_owned();
-        let release = folder.ends_with("release");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "-p", "torchfs-cli"]).args(release.then_some("--release"));
-        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
-        assert!(built.success(), "the torchfs binary does not build");
-        folder.join("torchfs")
+        let (binary, workspace) = (folder.join("torchfs"), Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        let built = std::fs::metadata(&binary).and_then(|found| found.modified()).ok();
+        if built.is_none_or(|built| built < newest_source(&workspace)) {
+            let release = folder.ends_with("release").then_some("--release");
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--quiet", "-p", "torchfs-cli"]).args(release).current_dir(workspace);
+            assert!(cargo.status().expect("cargo runs").success(), "the torchfs binary does not build");
+        }
+        binary
     })
+}
+
+/// When the youngest source file of the crates that make the binary was changed.
+fn newest_source(workspace: &Path) -> SystemTime {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    let members = std::fs::read_dir(workspace).expect("the workspace").flatten().map(|entry| entry.path());
+    let mut folders: Vec<PathBuf> =
+        members.filter(|path| path.to_string_lossy().contains("torchfs-")).map(|path| path.join("src")).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                Ok(found) => newest = newest.max(found.modified().unwrap_or(SystemTime::UNIX_EPOCH)),
+                // Gone meanwhile, so not part of any build.
+                Err(_) => {}
+            }
+        }
+    }
+    newest
 }
 
 /// What a finished command left.
