@@ -50,7 +50,7 @@ impl Adapter {
     }
 
     /// Runs `work` as a task with a deadline and hands its result to `reply`.
-    fn answer<T: Send, W>(
+    fn answer<T: Send + 'static, W>(
         &self,
         what: &'static str,
         work: impl FnOnce(Arc<Volume>) -> W,
@@ -58,17 +58,19 @@ impl Adapter {
     ) where
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        let work = work(self.volume.clone());
-        let task = async move {
-            let result = tokio::time::timeout(DEADLINE, work).await;
-            let result = result.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "no answer in time")));
-            reply(result.map_err(|error| told(what, &error)));
+        let bounded = |volume| {
+            let work = work(volume);
+            // The clock starts inside the task: this thread is the kernel's and has no runtime.
+            async move {
+                let result = tokio::time::timeout(DEADLINE, work).await;
+                result.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "no answer in time")))
+            }
         };
-        self.tasks.spawn_on(task, &self.runtime);
+        self.answer_write(what, bounded, reply);
     }
 
     /// Like [`Adapter::answer`] for work on written data, which takes as long as the data is large.
-    fn answer_write<T: Send, W>(
+    fn answer_write<T: Send + 'static, W>(
         &self,
         what: &'static str,
         work: impl FnOnce(Arc<Volume>) -> W,
