@@ -130,6 +130,7 @@ fn regression_19_rename_over_an_existing_name_replaces_it_atomically() {
     let mut text = String::new();
     old.read_to_string(&mut text).expect("an open file keeps its version");
     assert_eq!(text, "version 0");
+    drop(old);
     fs::create_dir(mount.join("folder")).expect("mkdir");
     fs::write(mount.join("folder/inside"), b"x").expect("writes");
     fs::rename(mount.join("folder"), mount.join("moved")).expect("renames");

@@ -37,7 +37,8 @@ fn strays(library: &str, allowed: &[&str]) -> Vec<String> {
 fn outside_libraries_stay_where_they_belong() {
     let none: Vec<String> = Vec::new();
     assert_eq!(strays("openraft", &["torchfs-meta/src/raft/"]), none);
-    assert_eq!(strays("fjall", &["torchfs-meta/src/kv/fjall"]), none);
+    // kv/mod.rs names its own module of that name.
+    assert_eq!(strays("fjall", &["torchfs-meta/src/kv/fjall", "torchfs-meta/src/kv/mod.rs"]), none);
     assert_eq!(strays("fuser", &["torchfs-fuse/src/"]), none);
     let services = ["torchfs-core/src/rpc/", "torchfs-meta/src/service.rs", "torchfs-store/src/service.rs"];
     assert_eq!(strays("tarpc", &services), none);
