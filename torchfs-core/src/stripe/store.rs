@@ -15,7 +15,7 @@ use crate::meta::{Allocate, Allocation};
 use crate::shard::ShardStores;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,23 +114,32 @@ impl StripeIo {
     /// See [`StripeIo::write`]. Stripes already written are deleted again as far as possible.
     pub async fn write_all(&self, profile: Profile, data: Bytes) -> Result<Vec<Stripe>> {
         let stripe_bytes = profile.checked()?.stripe_bytes_max() as usize;
-        let writes = (0..data.len()).step_by(stripe_bytes).map(|start| {
-            let content = data.slice(start..data.len().min(start + stripe_bytes));
-            let shape = StripeShape::for_content(profile, content.len() as u64);
-            Box::pin(self.write(shape, content))
-        });
-        let mut writes = futures::stream::iter(writes).buffered(STRIPES_IN_FLIGHT);
-        let mut stripes = Vec::new();
-        while let Some(written) = writes.next().await {
-            match written {
-                Ok(stripe) => stripes.push(stripe),
-                Err(error) => {
-                    self.discard(&stripes);
-                    return Err(error);
-                }
+        let mut starts = (0..data.len()).step_by(stripe_bytes);
+        let mut under_way = FuturesOrdered::new();
+        let (mut stripes, mut failure) = (Vec::new(), None);
+        loop {
+            while failure.is_none()
+                && under_way.len() < STRIPES_IN_FLIGHT
+                && let Some(start) = starts.next()
+            {
+                let content = data.slice(start..data.len().min(start + stripe_bytes));
+                let shape = StripeShape::for_content(profile, content.len() as u64);
+                under_way.push_back(Box::pin(self.write(shape, content)));
+            }
+            match under_way.next().await {
+                Some(Ok(stripe)) => stripes.push(stripe),
+                // The others are waited for, so that what they store is known and can be deleted.
+                Some(Err(error)) => failure = failure.or(Some(error)),
+                None => break,
             }
         }
-        Ok(stripes)
+        match failure {
+            None => Ok(stripes),
+            Some(error) => {
+                self.discard(&stripes);
+                Err(error)
+            }
+        }
     }
 
     /// Deletes the shards of stripes that no commit has named or will name, in the background and as far as possible.
