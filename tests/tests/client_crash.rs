@@ -37,6 +37,13 @@ fn a_killed_put_leaves_nothing_or_the_old_version() {
     assert_eq!(cluster.torchfs(["cat", "/kept"]).stdout.len(), BIG);
 }
 
+/// Like [`write_file`], which ignores what close(2) returns.
+fn write_and_sync(path: &std::path::Path, content: &[u8]) {
+    let mut file = fs::File::create(path).expect("creates");
+    file.write_all(content).expect("writes");
+    file.sync_all().expect("syncs");
+}
+
 #[test]
 fn a_killed_mount_leaves_the_old_version() {
     if !fuse_or_skip() {
@@ -44,7 +51,7 @@ fn a_killed_mount_leaves_the_old_version() {
     }
     let cluster = Cluster::start();
     let mut mount = Mount::start(&cluster, "mnt");
-    fs::write(mount.join("kept"), b"the old version").expect("writes");
+    write_and_sync(&mount.join("kept"), b"the old version");
     let mut over = fs::OpenOptions::new().write(true).truncate(true).open(mount.join("kept")).expect("opens");
     let mut new = fs::File::create(mount.join("new")).expect("creates");
     let noise = Noise::new(2).bytes(40 << 20);

@@ -201,6 +201,47 @@ fn files_are_written_at_any_place_and_cut_both_ways() {
 
 /// A failed close must say so: the prototype uploaded after close had returned.
 #[test]
+fn closing_one_handle_does_not_publish_what_another_is_writing() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    let mut first = fs::File::create(mount.join("file")).expect("creates");
+    first.write_all(b"the old version").expect("writes");
+    first.sync_all().expect("syncs");
+    let mut second = fs::OpenOptions::new().write(true).truncate(true).open(mount.join("file")).expect("opens");
+    second.write_all(b"the new").expect("writes");
+    drop(first);
+    // A close that also releases: nothing else has the first handle any more.
+    assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, b"the old version");
+    second.write_all(b" version").expect("writes");
+    drop(second);
+    assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, b"the new version");
+    mount.unmount();
+}
+
+#[test]
+fn a_child_that_closes_what_it_inherited_does_not_publish_it() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    let mut file = fs::File::create(mount.join("file")).expect("creates");
+    file.write_all(b"the first half,").expect("writes");
+    // Between fork(2) and exec(3) the child has the descriptor, and the kernel closes it for the child.
+    shell(mount.path(), "true");
+    assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, b"");
+    // A child that writes is a writer: what it wrote is there when it has ended.
+    let output = file.try_clone().expect("duplicates");
+    assert!(Command::new("echo").arg(" the second").stdout(output).status().expect("starts").success());
+    assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, b"the first half, the second\n");
+    drop(file);
+    mount.unmount();
+}
+
+#[test]
 fn regression_06_close_reports_what_could_not_be_stored() {
     if !fuse_or_skip() {
         return;

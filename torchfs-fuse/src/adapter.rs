@@ -1,5 +1,6 @@
 //! The FUSE side: each callback turns its arguments into ours, starts a task, and the task replies. No callback waits.
 
+use crate::caller::Caller;
 use crate::convert;
 use crate::errno::errno;
 use crate::volume::{Change, OpenHow, Opened, Volume, attr_change, new_inode};
@@ -127,9 +128,14 @@ fn open_flags(opened: Opened) -> FopenFlags {
     if opened.keep_pages { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
 }
 
-fn how(flags: OpenFlags) -> OpenHow {
+fn caller(request: &Request) -> Caller {
+    Caller(request.pid())
+}
+
+fn how(request: &Request, flags: OpenFlags) -> OpenHow {
     let truncate = flags.0 & OFlags::TRUNC.bits() as i32 != 0;
-    OpenHow { writable: truncate || flags.acc_mode() != OpenAccMode::O_RDONLY, truncate }
+    let writes = truncate || flags.acc_mode() != OpenAccMode::O_RDONLY;
+    OpenHow { truncate, writer: writes.then(|| caller(request)) }
 }
 
 /// Blocks of 4 KiB of content that fit: raw space divided by what the root folder's profile spends per byte.
@@ -307,10 +313,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let how = how(request, flags);
         self.answer(
             "open",
-            |volume| async move { volume.open(convert::ino(ino), how(flags)).await },
+            |volume| async move { volume.open(convert::ino(ino), how).await },
             move |result| match result {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
                 Err(errno) => reply.error(errno),
@@ -330,13 +337,12 @@ impl Filesystem for Adapter {
     ) {
         let name = convert::name(name);
         let inode = new_inode(NewKind::File, mode, request.uid(), request.gid());
+        let how = how(request, OpenFlags(flags));
         let exclusive = flags & OFlags::EXCL.bits() as i32 != 0;
         let if_exists = if exclusive { IfExists::Fail } else { IfExists::Keep };
         self.answer(
             "create",
-            |volume| async move {
-                volume.create(convert::ino(parent), name?, inode, if_exists, how(OpenFlags(flags))).await
-            },
+            |volume| async move { volume.create(convert::ino(parent), name?, inode, if_exists, how).await },
             move |result| match result {
                 Ok((attr, opened)) => {
                     let handle = FileHandle(opened.handle);
@@ -370,7 +376,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -382,9 +388,10 @@ impl Filesystem for Adapter {
     ) {
         let len = data.len() as u32;
         let data = Bytes::copy_from_slice(data);
+        let caller = caller(request);
         self.answer_write(
             "write",
-            |volume| async move { volume.write(handle.0, offset, data).await },
+            |volume| async move { volume.write(handle.0, offset, data, caller).await },
             move |result| match result {
                 Ok(()) => reply.written(len),
                 Err(errno) => reply.error(errno),
@@ -392,12 +399,13 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn flush(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.answer_write("close", |volume| async move { volume.flush(handle.0).await }, reply_empty(reply));
+    fn flush(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let caller = caller(request);
+        self.answer_write("close", |volume| async move { volume.flush(handle.0, caller).await }, reply_empty(reply));
     }
 
     fn fsync(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.answer_write("fsync", |volume| async move { volume.flush(handle.0).await }, reply_empty(reply));
+        self.answer_write("fsync", |volume| async move { volume.sync(handle.0).await }, reply_empty(reply));
     }
 
     fn release(

@@ -1,17 +1,52 @@
 //! What is open: files and folders by handle number, and files by inode, because the attributes of a file that is being
 //! written are those of the open file.
 
+use crate::caller::{Caller, Writers};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use torchfs_core::meta::{DirEntry, Name};
 use torchfs_core::{Error, File, InodeId, Kind, Result, Version};
 
-/// An open file.
+/// An open file: the content is the inode's, shared by all its handles; what is to be committed when it is closed is the
+/// handle's, because closing one must not commit what another is still writing.
 #[derive(Clone, Debug)]
 pub struct OpenFile {
     pub file: File,
-    pub writable: bool,
+    writing: Arc<Writing>,
+}
+
+#[derive(Debug, Default)]
+struct Writing {
+    changed: AtomicBool,
+    writers: Mutex<Writers>,
+}
+
+impl OpenFile {
+    /// Something is about to be changed through this handle.
+    pub fn change(&self) -> &File {
+        self.writing.changed.store(true, Ordering::Release);
+        &self.file
+    }
+
+    /// Whether something was changed through this handle since this was asked last.
+    pub fn take_changed(&self) -> bool {
+        self.writing.changed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Somebody opened it for writing, or writes.
+    pub fn add_writer(&self, caller: Caller) {
+        self.writers().add(caller);
+    }
+
+    /// Whether what was changed may have been changed by this process.
+    pub fn may_be_written_by(&self, caller: Caller) -> bool {
+        self.writers().may_include(caller)
+    }
+
+    fn writers(&self) -> MutexGuard<'_, Writers> {
+        self.writing.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An open folder: one page of its entries, and where each page seen so far began.
@@ -66,12 +101,13 @@ impl Handles {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub fn insert_file(&self, file: File, writable: bool) -> u64 {
+    pub fn insert_file(&self, file: File) -> (u64, OpenFile) {
         let number = self.number();
+        let open = OpenFile { file, writing: Arc::default() };
         let mut tables = self.tables();
-        tables.inodes.entry(file.ino()).or_insert_with(|| (file.clone(), 0)).1 += 1;
-        tables.files.insert(number, OpenFile { file, writable });
-        number
+        tables.inodes.entry(open.file.ino()).or_insert_with(|| (open.file.clone(), 0)).1 += 1;
+        tables.files.insert(number, open.clone());
+        (number, open)
     }
 
     pub fn file(&self, number: u64) -> Result<OpenFile> {
@@ -83,14 +119,18 @@ impl Handles {
         self.tables().inodes.get(&ino).map(|(file, _)| file.clone())
     }
 
-    /// Closes a handle; the file is returned if it was the inode's last.
-    pub fn remove_file(&self, number: u64) -> Option<File> {
+    /// Closes a handle.
+    pub fn remove_file(&self, number: u64) -> Option<OpenFile> {
         let mut tables = self.tables();
         let closed = tables.files.remove(&number)?;
         let ino = closed.file.ino();
-        let (_, count) = tables.inodes.get_mut(&ino)?;
-        *count -= 1;
-        (*count == 0).then(|| tables.inodes.remove(&ino).map(|(file, _)| file)).flatten()
+        if let Some((_, count)) = tables.inodes.get_mut(&ino) {
+            *count -= 1;
+            if *count == 0 {
+                tables.inodes.remove(&ino);
+            }
+        }
+        Some(closed)
     }
 
     pub fn insert_dir(&self, ino: InodeId) -> u64 {

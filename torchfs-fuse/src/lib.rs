@@ -15,6 +15,7 @@
 //! ```
 
 mod adapter;
+mod caller;
 mod convert;
 mod errno;
 mod handles;

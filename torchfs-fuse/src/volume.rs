@@ -1,9 +1,10 @@
 //! The file system operations as the kernel means them, on top of [`Client`]; no FUSE types here.
 //!
-//! Rules: a file's writes are committed when a writable handle is closed or synced, and the result is what close(2) or
+//! Rules: a file's writes are committed when the handle that made them is closed or synced, and the result is what close(2) or
 //! fsync(2) returns; attributes of a file with uncommitted writes show them.
 
-use crate::handles::{Handles, OpenDir, Pages};
+use crate::caller::Caller;
+use crate::handles::{Handles, OpenDir, OpenFile, Pages};
 use torchfs_core::meta::{
     Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
 };
@@ -95,7 +96,7 @@ impl Volume {
     /// itself.
     async fn truncate(&self, ino: InodeId, size: u64, handle: Option<u64>) -> Result<()> {
         if let Some(number) = handle {
-            return self.handles.file(number)?.file.truncate(size).await;
+            return self.handles.file(number)?.change().truncate(size).await;
         }
         let file = match self.handles.file_of(ino) {
             Some(file) => file,
@@ -124,51 +125,73 @@ impl Volume {
         name: Name,
         inode: NewInode,
         if_exists: IfExists,
-        flags: OpenHow,
+        how: OpenHow,
     ) -> Result<(Attr, Opened)> {
         let attr = self.client.meta().create(parent, name, inode, if_exists).await?;
-        let opened = self.open(attr.ino, flags).await?;
+        let opened = self.open(attr.ino, how).await?;
         Ok((self.with_writes(attr), opened))
     }
 
     pub async fn open(&self, ino: InodeId, how: OpenHow) -> Result<Opened> {
         let file = self.client.open_inode(ino).await?;
-        if how.truncate {
-            file.truncate(0).await?;
+        let keep_pages = self.handles.pages_still_good(ino, file.attr().version) && !how.truncate;
+        let (handle, open) = self.handles.insert_file(file);
+        if how.truncate
+            && let Err(error) = open.change().truncate(0).await
+        {
+            self.handles.remove_file(handle);
+            return Err(error);
         }
-        let version = file.attr().version;
-        let keep_pages = self.handles.pages_still_good(ino, version) && !how.truncate;
-        Ok(Opened { handle: self.handles.insert_file(file, how.writable), keep_pages })
+        Ok(Opened { handle, keep_pages })
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {
         self.handles.file(handle)?.file.read_at(offset, len).await
     }
 
-    pub async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes) -> Result<()> {
-        self.handles.file(handle)?.file.write_at(offset, data).await
+    pub async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes, caller: Caller) -> Result<()> {
+        let open = self.handles.file(handle)?;
+        open.add_writer(caller);
+        open.change().write_at(offset, data).await
     }
 
-    /// close(2) and fsync(2).
-    pub async fn flush(&self, handle: u64) -> Result<()> {
+    /// close(2) of any descriptor of the handle: commits what was changed through it. A process that only inherited the
+    /// descriptor says nothing about whether its parent is done.
+    pub async fn flush(&self, handle: u64, caller: Caller) -> Result<()> {
         let open = self.handles.file(handle)?;
-        if open.writable { self.commit(&open.file).await } else { Ok(()) }
+        if open.may_be_written_by(caller) && open.take_changed() { self.commit_changed(&open).await } else { Ok(()) }
+    }
+
+    /// fsync(2): commits whatever is written to the file, through any handle.
+    pub async fn sync(&self, handle: u64) -> Result<()> {
+        let open = self.handles.file(handle)?;
+        open.take_changed();
+        self.commit_changed(&open).await
+    }
+
+    /// Commits on behalf of a handle; after a failure the handle has still something to commit.
+    async fn commit_changed(&self, open: &OpenFile) -> Result<()> {
+        let committed = self.commit(&open.file).await;
+        if committed.is_err() {
+            open.change();
+        }
+        committed
     }
 
     /// The last reference to a handle is gone. What a memory mapping wrote after close(2) is committed here.
     pub async fn release(&self, handle: u64) -> Result<()> {
         match self.handles.remove_file(handle) {
-            Some(file) => self.commit(&file).await,
-            None => Ok(()),
+            Some(open) if open.take_changed() => self.commit(&open.file).await,
+            _ => Ok(()),
         }
     }
 
     /// Makes room: the file is at least `offset + len` long afterwards. Space in the cluster cannot be set aside.
     pub async fn allocate(&self, handle: u64, offset: u64, len: u64) -> Result<()> {
-        let file = self.handles.file(handle)?.file;
+        let open = self.handles.file(handle)?;
         let end =
             offset.checked_add(len).ok_or_else(|| Error::new(Kind::FileTooLarge, "range past the largest file"))?;
-        if end > file.attr().size { file.truncate(end).await } else { Ok(()) }
+        if end > open.file.attr().size { open.change().truncate(end).await } else { Ok(()) }
     }
 
     pub async fn unlink(&self, parent: InodeId, name: Name) -> Result<()> {
@@ -297,8 +320,9 @@ impl Volume {
 /// How a file is to be opened.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenHow {
-    pub writable: bool,
     pub truncate: bool,
+    /// Who opens it, if for writing.
+    pub writer: Option<Caller>,
 }
 
 /// A new inode owned by the caller.
