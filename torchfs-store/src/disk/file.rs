@@ -3,6 +3,7 @@
 //! Blocking; for threads that may block, but for [`read_cached`], which never waits for the disk. No descriptor outlives
 //! the call.
 
+use super::direct::Buffers;
 use super::format::{HEADER_BYTES, Header};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -38,10 +39,10 @@ enum Wait {
 ///
 /// # Errors
 /// Of the operating system; the file may be there in part.
-pub fn write(path: &Path, header: &Header, data: &[u8]) -> Result<File> {
+pub fn write(path: &Path, header: &Header, data: &[u8], direct: &Buffers) -> Result<File> {
     let file = File::create_new(path).io(|| format!("make {}", path.display()))?;
     let head = header.encode();
-    let mut written = 0;
+    let mut written = direct.write(&file, [&head, data]).io(|| format!("write {}", path.display()))?;
     while written < HEADER_BYTES + data.len() {
         let slices = [
             IoSlice::new(&head[written.min(HEADER_BYTES)..]),

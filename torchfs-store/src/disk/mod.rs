@@ -5,6 +5,7 @@
 //! is there. Nothing is ever changed in place, and no file stays open between requests.
 
 mod damage;
+mod direct;
 mod durable;
 mod file;
 mod folder;
@@ -70,6 +71,7 @@ struct Inner {
     identity: Mutex<Identity>,
     space: Arc<Space>,
     durable: Durable,
+    direct: direct::Buffers,
     damage: Damage,
     meter: Meter,
     reads: Arc<Semaphore>,
@@ -98,6 +100,7 @@ impl DiskStore {
             identity: Mutex::new(identity),
             space,
             durable: Durable::default(),
+            direct: direct::Buffers::default(),
             damage,
             meter: Meter::default(),
             reads: Arc::new(Semaphore::new(READS_MAX)),

@@ -32,7 +32,7 @@ pub fn put(inner: &Inner, shard: ShardId, data: &[u8], checksums: Vec<u32>) -> R
     let reservation = inner.space.reserve((HEADER_BYTES + data.len()) as u64)?;
     let header = Header { cluster: expected.cluster, shard, bytes: data.len() as u32, checksums };
     let temp = Temp(inner.temp_path(shard));
-    let written = file::write(&temp.0, &header, data)?;
+    let written = file::write(&temp.0, &header, data, &inner.direct)?;
     inner.durable.sync_file(&written, &temp.0)?;
     drop(written);
     new.take_name(&temp.0, reservation)?;
