@@ -99,6 +99,7 @@ fn attr() -> Attr {
         ctime: time,
         version: Version(2),
         rdev: 0,
+        xattr_bytes: 0,
     }
 }
 

@@ -12,6 +12,7 @@ mod stream;
 #[cfg(test)]
 mod tree_test;
 mod walk;
+mod xattr;
 
 use super::Client;
 use super::pack::content_bytes_per_stripe;
@@ -83,8 +84,8 @@ impl Client {
     }
 
     /// Copies a file or folder out to the local path `target`, which then is that file or folder. Files are written under
-    /// a temporary name and renamed when they are whole. Modes, times, links and holes are kept, owners only by root.
-    /// What has the name of a copied file is replaced; folders that are there are filled and otherwise left as they are.
+    /// a temporary name and renamed when they are whole. Modes, times, links, holes and attributes `user.*` (where the local
+    /// file system has them) are kept, owners only by root. What has the name of a copied file is replaced; folders that are there are filled and otherwise left as they are.
     ///
     /// # Errors
     /// As [`Client::put_tree`].

@@ -180,6 +180,8 @@ pub struct Attr {
     pub version: Version,
     /// Device number, for devices.
     pub rdev: u32,
+    /// Bytes of the names of its extended attributes, each with one more, as listxattr(2) counts; 0 if it has none.
+    pub xattr_bytes: u32,
 }
 
 /// What a new inode is to be.

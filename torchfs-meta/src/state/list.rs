@@ -10,7 +10,7 @@ use torchfs_core::settings::{LIST_BYTES_MAX, LIST_ENTRIES_MAX};
 use torchfs_core::{InodeId, Kind, StripeId};
 
 /// About how many bytes an entry takes besides its name, link target, extents and stripes.
-const ENTRY_BYTES: usize = 96;
+const ENTRY_BYTES: usize = 100;
 
 /// What is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

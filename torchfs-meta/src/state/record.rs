@@ -120,6 +120,7 @@ impl Inode {
                 Body::CharDevice(number) | Body::BlockDevice(number) => number,
                 _ => 0,
             },
+            xattr_bytes: self.xattr_bytes,
         }
     }
 }

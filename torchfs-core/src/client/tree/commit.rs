@@ -336,6 +336,7 @@ mod tests {
             ctime: time,
             version: Version(0),
             rdev: 0,
+            xattr_bytes: 0,
         }))
     }
 

@@ -5,8 +5,11 @@
 
 use super::super::Client;
 use super::commit::is_of_the_cluster;
-use super::local::{LocalFile, Made, Piece, Plain, Settled, link, make, make_folder, set_attributes, write_pieces};
+use super::local::{
+    LocalFile, Looks, Made, Piece, Plain, Settled, finish_folder, link, make, make_folder, write_pieces,
+};
 use super::plan::{Group, GroupRead, Hurry, Plan, pieces};
+use super::xattr::{self, Xattrs};
 use super::{BYTES_IN_FLIGHT, SourceLink, TreeOptions, TreeReport, blocking};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{InodeId, StripeId};
@@ -47,22 +50,38 @@ pub(super) async fn get_tree(
     let target = target.to_owned();
     if attr.kind == FileKind::Directory {
         let (made, path) = blocking(move || (make_folder(&target), target)).await?;
-        let new = made?.then(|| attr.clone());
-        get.made(Made::Folder { path, ino: attr.ino, new })?;
+        let xattrs = xattr::fetch(client.meta(), std::iter::once(&attr)).await.context(shown)?;
+        let ino = attr.ino;
+        let new = made?.then(|| Looks { attr, xattrs: xattrs.into_values().flatten().collect() });
+        get.made(Made::Folder { path, ino, new })?;
     } else {
         let (there, target) = blocking(move || (std::fs::symlink_metadata(&target), target)).await?;
         if there.is_ok_and(|there| there.is_dir()) {
             return Err(Error::new(Kind::IsDirectory, format!("{}: a folder is there already", target.display())));
         }
-        let listing = list_one(client.meta(), attr).await.context(shown)?;
+        let page = list_one(client.meta(), attr).await.context(shown)?;
         let path = |_: &Name| target.clone();
-        get.listed(path, listing)?;
+        get.listed(path, page)?;
     }
     get.run().await
 }
 
-/// A single inode as the only entry of a listing. Its name is not used.
-async fn list_one(meta: &MetaSession, attr: Attr) -> Result<Listing> {
+/// A page of a folder with its entries' extended attributes.
+#[derive(Debug)]
+struct Page {
+    listing: Listing,
+    xattrs: HashMap<InodeId, Xattrs>,
+}
+
+impl Page {
+    async fn complete(meta: &MetaSession, listing: Listing) -> Result<Self> {
+        let xattrs = xattr::fetch(meta, listing.entries.iter().map(|entry| &entry.attr)).await?;
+        Ok(Page { listing, xattrs })
+    }
+}
+
+/// A single inode as the only entry of a page. Its name is not used.
+async fn list_one(meta: &MetaSession, attr: Attr) -> Result<Page> {
     let mut listing = Listing { entries: Vec::new(), stripes: Vec::new(), more: false };
     let mut entry = DirEntry { name: Name::new("file")?, attr, target: None, extents: Vec::new() };
     match entry.attr.kind {
@@ -74,7 +93,12 @@ async fn list_one(meta: &MetaSession, attr: Attr) -> Result<Listing> {
         _ => {}
     }
     listing.entries.push(entry);
-    Ok(listing)
+    Page::complete(meta, listing).await
+}
+
+async fn list(meta: &MetaSession, folder: &Folder) -> Result<Page> {
+    let listing = meta.list_with_extents(folder.ino, folder.after.clone(), PAGE_ENTRIES).await?;
+    Page::complete(meta, listing).await
 }
 
 /// A folder of which more is to be listed.
@@ -91,7 +115,7 @@ struct Get<'a> {
     options: TreeOptions,
     report: TreeReport,
     folders: Vec<Folder>,
-    listings: JoinSet<(Folder, Result<Listing>)>,
+    listings: JoinSet<(Folder, Result<Page>)>,
     making: JoinSet<Result<Vec<Made>>>,
     plan: Plan,
     fetches: JoinSet<Result<Fetched>>,
@@ -100,7 +124,7 @@ struct Get<'a> {
     /// Files with several names: where the first is.
     linked: HashMap<InodeId, PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
-    new_folders: Vec<(PathBuf, Attr)>,
+    new_folders: Vec<(PathBuf, Looks)>,
 }
 
 /// What came of fetching a group.
@@ -141,8 +165,8 @@ impl<'a> Get<'a> {
                     super::joined(done)??.into_iter().try_for_each(|made| self.made(made))?;
                 }
                 Some(done) = self.listings.join_next() => {
-                    let (folder, listing) = super::joined(done)?;
-                    self.listed_folder(folder, listing)?;
+                    let (folder, page) = super::joined(done)?;
+                    self.listed_folder(folder, page)?;
                 }
                 else => break,
             }
@@ -157,8 +181,8 @@ impl<'a> Get<'a> {
             let Some(folder) = self.folders.pop() else { break };
             let meta = self.client.meta().clone();
             self.listings.spawn(async move {
-                let listing = meta.list_with_extents(folder.ino, folder.after.clone(), PAGE_ENTRIES).await;
-                (folder, listing)
+                let page = list(&meta, &folder).await;
+                (folder, page)
             });
         }
     }
@@ -176,30 +200,35 @@ impl<'a> Get<'a> {
         }
     }
 
-    fn listed_folder(&mut self, folder: Folder, listing: Result<Listing>) -> Result<()> {
-        let listing = match listing {
-            Ok(listing) => listing,
+    fn listed_folder(&mut self, folder: Folder, page: Result<Page>) -> Result<()> {
+        let page = match page {
+            Ok(page) => page,
             Err(error) if is_of_the_cluster(error.kind()) => return Err(error.context(folder.path.display())),
             Err(error) => {
                 self.report.failed.push((folder.path, error));
                 return Ok(());
             }
         };
-        if let (true, Some(last)) = (listing.more, listing.entries.last()) {
+        if let (true, Some(last)) = (page.listing.more, page.listing.entries.last()) {
             let after = Some(last.name.clone());
             self.folders.push(Folder { ino: folder.ino, path: folder.path.clone(), after });
         }
-        self.listed(|name| folder.path.join(OsStr::from_bytes(name.as_bytes())), listing)
+        self.listed(|name| folder.path.join(OsStr::from_bytes(name.as_bytes())), page)
     }
 
-    fn listed(&mut self, path: impl Fn(&Name) -> PathBuf, listing: Listing) -> Result<()> {
+    fn listed(&mut self, path: impl Fn(&Name) -> PathBuf, page: Page) -> Result<()> {
+        let Page { listing, mut xattrs } = page;
         let stripes = listing.stripes.into_iter().map(|stripe| (stripe.id, Arc::new(stripe)));
         let stripes: HashMap<StripeId, Arc<Stripe>> = stripes.collect();
         let mut plain = Vec::new();
         for entry in listing.entries {
             let path = path(&entry.name);
+            let mut xattrs = || xattrs.remove(&entry.attr.ino).unwrap_or_default();
             match entry.attr.kind {
-                FileKind::Directory => plain.push(Plain::Folder(path, entry.attr)),
+                FileKind::Directory => {
+                    let xattrs = xattrs();
+                    plain.push(Plain::Folder(path, Looks { attr: entry.attr, xattrs }));
+                }
                 FileKind::Symlink => match entry.target {
                     Some(target) => plain.push(Plain::Symlink(path, entry.attr, target)),
                     None => {
@@ -207,7 +236,10 @@ impl<'a> Get<'a> {
                         self.report.failed.push((path, error));
                     }
                 },
-                FileKind::File => plain.extend(self.add_file(path, entry, &stripes)),
+                FileKind::File => {
+                    let xattrs = xattrs();
+                    plain.extend(self.add_file(path, entry, xattrs, &stripes));
+                }
                 _ => plain.push(Plain::Special(path, entry.attr)),
             }
         }
@@ -218,7 +250,13 @@ impl<'a> Get<'a> {
     }
 
     /// Plans a file's pieces, or answers with it if it has none.
-    fn add_file(&mut self, path: PathBuf, entry: DirEntry, stripes: &HashMap<StripeId, Arc<Stripe>>) -> Option<Plain> {
+    fn add_file(
+        &mut self,
+        path: PathBuf,
+        entry: DirEntry,
+        xattrs: Xattrs,
+        stripes: &HashMap<StripeId, Arc<Stripe>>,
+    ) -> Option<Plain> {
         if entry.attr.nlink > 1 {
             if let Some(first) = self.linked.get(&entry.attr.ino) {
                 self.links.push((first.clone(), path));
@@ -241,10 +279,11 @@ impl<'a> Get<'a> {
                 }
             }
         }
+        let looks = Looks { attr: entry.attr, xattrs };
         if wanted.is_empty() {
-            return Some(Plain::Empty(path, entry.attr));
+            return Some(Plain::Empty(path, looks));
         }
-        let file = Arc::new(LocalFile::new(path, entry.attr, wanted.len()));
+        let file = Arc::new(LocalFile::new(path, looks, wanted.len()));
         for (stripe, (offset, range)) in wanted {
             self.plan.add(stripe, &file, offset, range);
         }
@@ -255,7 +294,7 @@ impl<'a> Get<'a> {
         match made {
             Made::Folder { path, ino, new } => {
                 self.report.directories += 1;
-                self.new_folders.extend(new.map(|attr| (path.clone(), attr)));
+                self.new_folders.extend(new.map(|looks| (path.clone(), looks)));
                 self.folders.push(Folder { ino, path, after: None });
             }
             Made::File(settled) => self.settled(settled)?,
@@ -315,7 +354,7 @@ impl<'a> Get<'a> {
         // A folder is always made before those in it.
         folders.reverse();
         let failed = blocking(move || {
-            let set = |(path, attr): (PathBuf, Attr)| Some((set_attributes(&path, &attr).err()?, path));
+            let set = |(path, looks): (PathBuf, Looks)| Some((finish_folder(&path, &looks).err()?, path));
             folders.into_iter().filter_map(set).collect::<Vec<_>>()
         });
         for (error, path) in failed.await? {

@@ -3,6 +3,7 @@
 //! The rule it keeps: nothing has its final name before it is whole. Everything is made under a temporary name beside it
 //! and renamed; if copying is given up, temporary names are removed.
 
+use super::xattr::{self, Xattrs};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::ids::InodeId;
 use crate::meta::{Attr, FileKind};
@@ -24,11 +25,20 @@ fn shown(what: &str, path: &Path) -> String {
     format!("{what} {}", path.display())
 }
 
+/// What a file or folder has beside its content.
+#[derive(Debug)]
+pub(super) struct Looks {
+    /// Its attributes.
+    pub attr: Attr,
+    /// Its extended attributes.
+    pub xattrs: Xattrs,
+}
+
 /// A regular file on its way out.
 #[derive(Debug)]
 pub(super) struct LocalFile {
     path: PathBuf,
-    attr: Attr,
+    looks: Looks,
     pieces_left: AtomicUsize,
     progress: Mutex<Progress>,
 }
@@ -63,8 +73,8 @@ pub(super) struct Settled {
 
 impl LocalFile {
     /// To be written in so many pieces.
-    pub fn new(path: PathBuf, attr: Attr, pieces: usize) -> Self {
-        LocalFile { path, attr, pieces_left: AtomicUsize::new(pieces), progress: Mutex::new(Progress::New) }
+    pub fn new(path: PathBuf, looks: Looks, pieces: usize) -> Self {
+        LocalFile { path, looks, pieces_left: AtomicUsize::new(pieces), progress: Mutex::new(Progress::New) }
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
@@ -112,25 +122,27 @@ impl LocalFile {
 
     /// Gives the file its size, attributes and name. Also for a file without a single piece.
     pub fn finish(&self) -> Option<Settled> {
+        let attr = &self.looks.attr;
         let finished = self.open().and_then(|_| {
             let progress = self.progress();
             let Progress::Open { file, temporary } = &*progress else { return Ok(false) };
             // Pieces end where the last extent does; a hole at the end needs the size.
-            file.set_len(self.attr.size).io(|| shown("resize", &self.path))?;
+            file.set_len(attr.size).io(|| shown("resize", &self.path))?;
+            xattr::set_on_file(file, &self.path, &self.looks.xattrs)?;
             set_owner_and_mode(
-                &self.attr,
+                attr,
                 &self.path,
                 |uid, gid| std::os::unix::fs::fchown(file, uid, gid),
                 |mode| file.set_permissions(mode),
             )?;
-            rustix::fs::futimens(file, &times(&self.attr)).io(|| shown("set times of", &self.path))?;
+            rustix::fs::futimens(file, &times(attr)).io(|| shown("set times of", &self.path))?;
             std::fs::rename(temporary, &self.path).io(|| shown("rename to", &self.path))?;
             Ok(true)
         });
         match finished {
             Ok(true) => {
                 *self.progress() = Progress::Done;
-                Some(Settled { path: self.path.clone(), result: Ok(self.attr.size) })
+                Some(Settled { path: self.path.clone(), result: Ok(attr.size) })
             }
             Ok(false) => None,
             Err(error) => self.fail(error),
@@ -160,9 +172,9 @@ pub(super) fn write_pieces(pieces: Vec<Piece>) -> Vec<Settled> {
 #[derive(Debug)]
 pub(super) enum Plain {
     /// A folder.
-    Folder(PathBuf, Attr),
+    Folder(PathBuf, Looks),
     /// A file that is empty or one hole.
-    Empty(PathBuf, Attr),
+    Empty(PathBuf, Looks),
     /// A symbolic link.
     Symlink(PathBuf, Attr, Vec<u8>),
     /// A pipe, socket or device.
@@ -178,8 +190,8 @@ pub(super) enum Made {
         path: PathBuf,
         /// Which one it is there.
         ino: InodeId,
-        /// Its attributes, if it is new: they are set when it is full.
-        new: Option<Attr>,
+        /// What it has, if it is new: set when it is full.
+        new: Option<Looks>,
     },
     /// A file.
     File(Settled),
@@ -190,11 +202,11 @@ pub(super) enum Made {
 /// Makes something.
 pub(super) fn make(plain: Plain) -> Option<Made> {
     match plain {
-        Plain::Folder(path, attr) => Some(match make_folder(&path) {
-            Ok(new) => Made::Folder { path, ino: attr.ino, new: new.then_some(attr) },
+        Plain::Folder(path, looks) => Some(match make_folder(&path) {
+            Ok(new) => Made::Folder { path, ino: looks.attr.ino, new: new.then_some(looks) },
             Err(error) => Made::Other(path, Err(error)),
         }),
-        Plain::Empty(path, attr) => LocalFile::new(path, attr, 0).finish().map(Made::File),
+        Plain::Empty(path, looks) => LocalFile::new(path, looks, 0).finish().map(Made::File),
         Plain::Symlink(path, attr, target) => {
             let made = make_and_rename(&path, |name| {
                 std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(&target), name)
@@ -233,6 +245,12 @@ pub(super) fn make_folder(path: &Path) -> Result<bool> {
     }
 }
 
+/// Gives a folder that is full what it has beside its entries.
+pub(super) fn finish_folder(path: &Path, looks: &Looks) -> Result<()> {
+    xattr::set_on_folder(path, &looks.xattrs)?;
+    set_attributes(path, &looks.attr)
+}
+
 /// Gives a file a second name.
 pub(super) fn link(first: &Path, second: &Path) -> Result<()> {
     make_and_rename(second, |name| std::fs::hard_link(first, name).io(|| shown("link", second)))
@@ -258,7 +276,7 @@ fn make_node(name: &Path, attr: &Attr) -> rustix::io::Result<()> {
 }
 
 /// Sets owner (as root), mode and times of what is no symbolic link.
-pub(super) fn set_attributes(path: &Path, attr: &Attr) -> Result<()> {
+fn set_attributes(path: &Path, attr: &Attr) -> Result<()> {
     set_owner_and_mode(
         attr,
         path,

@@ -163,6 +163,7 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
+    use super::super::local::Looks;
     use super::*;
     use crate::layout::{Profile, StripeShape};
     use crate::meta::{Attr, FileKind, Timestamp};
@@ -190,8 +191,9 @@ mod tests {
             ctime: time,
             version: Version(1),
             rdev: 0,
+            xattr_bytes: 0,
         };
-        Arc::new(LocalFile::new("never made".into(), attr, 1))
+        Arc::new(LocalFile::new("never made".into(), Looks { attr, xattrs: Vec::new() }, 1))
     }
 
     fn taken(plan: &mut Plan, hurry: Hurry) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! What the tests of copying stand on: a cluster in memory, and a way to compare two local trees.
 
+use super::xattr::{self, Xattrs};
 use crate::client::Client;
 use crate::ids::{ClusterId, NodeId, NodeUuid};
 use crate::layout::Profile;
@@ -76,6 +77,7 @@ pub(super) struct Seen {
     /// Of regular files; the path of the first of several names instead of a second copy.
     content: Option<Result<(u64, u32), PathBuf>>,
     target: Option<PathBuf>,
+    pub xattrs: Xattrs,
 }
 
 /// A tree as a user sees it, by path relative to `root`.
@@ -112,6 +114,7 @@ fn look(root: &Path, path: &Path, first_names: &mut BTreeMap<u64, PathBuf>, tree
         mtime: (found.mtime(), found.mtime_nsec()),
         content,
         target: kind.is_symlink().then(|| std::fs::read_link(&full).expect("a link")),
+        xattrs: xattrs(&full),
     };
     tree.insert(path.to_owned(), one);
     if kind.is_dir() {
@@ -120,6 +123,12 @@ fn look(root: &Path, path: &Path, first_names: &mut BTreeMap<u64, PathBuf>, tree
         names.sort();
         names.iter().for_each(|name| look(root, &path.join(name), first_names, tree));
     }
+}
+
+fn xattrs(path: &Path) -> Xattrs {
+    let mut xattrs = xattr::read(path).expect("reads attributes");
+    xattrs.sort();
+    xattrs
 }
 
 /// Asserts that two trees look the same, and tells the first difference.

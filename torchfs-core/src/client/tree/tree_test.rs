@@ -116,20 +116,49 @@ async fn a_nasty_tree_comes_back_as_it_was() {
     }
 }
 
+/// Sets an attribute; whether the file system has any.
+fn set_xattr(path: &Path, name: &str, value: &[u8]) -> bool {
+    match rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::NOTSUP) => false,
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}
+
 #[tokio::test]
-async fn user_attributes_go_in() {
+async fn user_attributes_go_in_and_come_out() {
     let local = tempfile::tempdir().unwrap();
-    let path = local.path().join("f");
-    write(&path, "content");
-    let set = rustix::fs::lsetxattr(&path, "user.label", b"cat\0dog", rustix::fs::XattrFlags::empty());
-    if set == Err(rustix::io::Errno::NOTSUP) {
+    let (source, back) = (local.path().join("source"), local.path().join("back"));
+    folder(source.join("folder"));
+    for name in ["plain", "labelled", "empty", "read only"] {
+        write(source.join(name), if name == "empty" { "" } else { name });
+    }
+    if !set_xattr(&source.join("labelled"), "user.label", b"cat\0dog") {
+        println!("skipped: no attributes in {}", source.display());
         return;
     }
+    set_xattr(&source.join("labelled"), "user.empty", b"");
+    for name in ["empty", "read only", "folder", "."] {
+        set_xattr(&source.join(name), "user.label", name.as_bytes());
+    }
+    set_mode(&source.join("read only"), 0o444);
+    std::fs::hard_link(source.join("labelled"), source.join("folder/again")).unwrap();
+
     let rig = Rig::new().await;
-    rig.put(local.path(), "/t").await;
-    let ino = rig.client.stat("/t/f").await.unwrap().ino;
+    rig.put(&source, "/t").await;
+    let ino = rig.client.stat("/t/labelled").await.unwrap().ino;
     let name = crate::meta::Name::new("user.label").unwrap();
     assert_eq!(rig.client.meta().xattr(ino, name).await.unwrap(), b"cat\0dog");
+
+    rig.get("/t", &back).await;
+    assert_same(&source, &back);
+    assert_eq!(seen(&back)[Path::new("labelled")].xattrs.len(), 2, "the comparison sees them");
+    rig.get("/t/labelled", &local.path().join("alone")).await;
+    assert_eq!(seen(&local.path().join("alone"))[Path::new("")].xattrs, seen(&back)[Path::new("labelled")].xattrs);
+    // A folder that was there is filled and otherwise left as it is.
+    let there = folder(local.path().join("there"));
+    rig.get("/t", &there).await;
+    assert!(seen(&there)[Path::new("")].xattrs.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! The local side of `put`: walks a tree and says what is there, in the order in which it should be found together.
 //! It reads names, attributes, holes and extended attributes, but no content. Runs on a blocking thread.
 
+use super::xattr::{self, Xattrs};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::meta::{Name, NewInode, NewKind, Timestamp};
 use rustix::fs::SeekFrom;
@@ -43,7 +44,7 @@ pub(super) struct Entry {
     /// What else there is to it.
     pub what: What,
     /// Extended attributes `user.*`.
-    pub xattrs: Vec<(Name, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 /// What there is to an entry beside its attributes.
@@ -225,7 +226,7 @@ fn describe(path: &Path, found: &Metadata, owner: Owner, parent: Slot, name: Nam
         NewKind::File => What::Content(Content { stamp: Stamp::from(found), data: data_ranges(path, found)? }),
         _ => What::Plain,
     };
-    let xattrs = if found.is_file() || found.is_dir() { user_xattrs(path)? } else { Vec::new() };
+    let xattrs = if found.is_file() || found.is_dir() { xattr::read(path)? } else { Vec::new() };
     let (uid, gid) = match owner {
         Owner::Kept => (found.uid(), found.gid()),
         Owner::Fixed(uid, gid) => (uid, gid),
@@ -280,32 +281,4 @@ fn data_ranges(path: &Path, found: &Metadata) -> Result<Vec<Range<u64>>> {
         at = end;
     }
     Ok(ranges)
-}
-
-fn user_xattrs(path: &Path) -> Result<Vec<(Name, Vec<u8>)>> {
-    use rustix::io::Errno;
-    let what = || format!("read extended attributes of {}", path.display());
-    let size = match rustix::fs::llistxattr_query(path) {
-        Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(Vec::new()),
-        Ok(size) => size,
-        Err(error) => return Err(error).io(what),
-    };
-    let mut list = vec![0; size];
-    let size = rustix::fs::llistxattr(path, &mut list[..]).io(what)?;
-    let names = list[..size].split(|&byte| byte == 0).filter(|name| name.starts_with(b"user."));
-    let mut xattrs = Vec::new();
-    for name in names {
-        let mut value = vec![0; crate::settings::XATTR_BYTES_MAX];
-        let size = match rustix::fs::lgetxattr(path, name, &mut value[..]) {
-            Ok(size) => size,
-            Err(Errno::NODATA) => continue,
-            // Without permission to read the file its attributes stay closed too; the file itself is reported.
-            Err(Errno::ACCESS) => continue,
-            Err(error) => return Err(error).io(what),
-        };
-        value.truncate(size);
-        value.shrink_to_fit();
-        xattrs.push((Name::new(name)?, value));
-    }
-    Ok(xattrs)
 }

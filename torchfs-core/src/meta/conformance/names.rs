@@ -237,4 +237,9 @@ async fn xattrs(case: &Case, ino: InodeId) {
     refused(case.meta.xattr(ino, name("user.c")).await, Kind::NoAttribute);
     assert_eq!(case.meta.xattr(ino, name("user.b")).await.expect("reads"), b"\0\xff");
     assert_eq!(case.meta.xattrs(ino).await.expect("lists"), [name("user.a"), name("user.b")]);
+    // Two names of six bytes, each with one more: also in a listing, so that who copies a folder knows whom to ask.
+    assert_eq!(case.attr(ino).await.xattr_bytes, 14);
+    let listed = case.meta.list(ROOT, None, 100).await.expect("lists").entries;
+    assert!(listed.iter().all(|entry| entry.attr.xattr_bytes == if entry.attr.ino == ino { 14 } else { 0 }));
+    assert!(listed.iter().any(|entry| entry.attr.ino == ino));
 }

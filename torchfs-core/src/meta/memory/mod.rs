@@ -316,8 +316,14 @@ impl Model {
                 NewKind::CharDevice(number) | NewKind::BlockDevice(number) => number,
                 _ => 0,
             },
+            xattr_bytes: list_bytes(inode.xattrs.keys()) as u32,
         })
     }
+}
+
+/// Bytes that names take in listxattr(2).
+fn list_bytes<'a>(names: impl IntoIterator<Item = &'a Name>) -> usize {
+    names.into_iter().map(|name| name.as_bytes().len() + 1).sum()
 }
 
 fn done((): ()) -> MetaReply {

@@ -1,6 +1,6 @@
 //! Names and attributes.
 
-use super::{Inode, Model, fail};
+use super::{Inode, Model, fail, list_bytes};
 use crate::error::{Kind, Result};
 use crate::ids::InodeId;
 use crate::layout::Profile;
@@ -256,7 +256,7 @@ impl Model {
             _ => {}
         }
         let names: BTreeSet<&Name> = inode.xattrs.keys().chain([name]).collect();
-        if names.iter().map(|name| name.as_bytes().len() + 1).sum::<usize>() > XATTR_BYTES_MAX {
+        if list_bytes(names) > XATTR_BYTES_MAX {
             return fail(Kind::TooLarge, "the names of all attributes are too long together");
         }
         inode.xattrs.insert(name.clone(), value.to_vec());
