@@ -84,10 +84,10 @@ impl Bench {
         Bench { runtime, raw: Arc::new(Mutex::new(raw)), client: Arc::new(client), data }
     }
 
-    /// Time for `count` answers, `in_flight` requests at a time.
-    fn raw(&self, count: usize, in_flight: usize) -> Duration {
+    /// Time for `count` answers, `in_flight` requests at a time, received into `buffers` buffers in turn.
+    fn raw(&self, count: usize, in_flight: usize, buffers: usize) -> Duration {
         let raw = Arc::clone(&self.raw);
-        self.run(async move { read_raw(&mut *raw.lock().await, count, in_flight).await })
+        self.run(async move { read_raw(&mut *raw.lock().await, count, in_flight, buffers).await })
     }
 
     fn rpc(&self, count: usize, in_flight: usize) -> Duration {
@@ -132,11 +132,13 @@ async fn serve_raw(listener: TcpListener, data: Bytes) {
     }
 }
 
-async fn read_raw(stream: &mut TcpStream, count: usize, in_flight: usize) {
-    let mut answer = vec![0; ANSWER_BYTES];
+/// A reader that hands answers on needs a buffer for each that is in flight, as the RPC does. With a single one the receiving
+/// core overwrites what it has in its cache again and again, which no real reader can.
+async fn read_raw(stream: &mut TcpStream, count: usize, in_flight: usize, buffers: usize) {
+    let mut answers = vec![vec![0; ANSWER_BYTES]; buffers];
     for asked in 0..count + in_flight {
         if asked >= in_flight {
-            stream.read_exact(&mut answer).await.expect("reads");
+            stream.read_exact(&mut answers[asked % buffers]).await.expect("reads");
         }
         if asked < count {
             stream.write_all(&[1; REQUEST_BYTES]).await.expect("writes");
@@ -150,31 +152,38 @@ async fn get(client: &StoreClient, number: usize) {
     assert_eq!(blocks.data.len(), ANSWER_BYTES);
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+/// A quarter, half and three quarters of the values lie below these.
+fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
 fn print_ratios(bench: &Bench) {
-    println!("{:>9} {:>12} {:>12} {:>22}", "in flight", "raw GB/s", "rpc GB/s", "rpc/raw (25%..75%)");
+    println!("raw: a buffer for each answer in flight; raw 1: one buffer for all");
+    println!("{:>9} {:>9} {:>9} {:>9} {:>20} {:>20}", "in flight", "raw GB/s", "raw 1", "rpc", "rpc/raw", "rpc/raw 1");
     for in_flight in IN_FLIGHT {
-        let (mut raw, mut rpc, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..=ROUNDS {
-            let gigabytes = (ROUND_REQUESTS * ANSWER_BYTES) as f64 / 1e9;
-            let raw_rate = gigabytes / bench.raw(ROUND_REQUESTS, in_flight).as_secs_f64();
-            let rpc_rate = gigabytes / bench.rpc(ROUND_REQUESTS, in_flight).as_secs_f64();
-            // The first round warms up.
-            if round > 0 {
-                raw.push(raw_rate);
-                rpc.push(rpc_rate);
-                ratio.push(rpc_rate / raw_rate);
-            }
-        }
-        ratio.sort_by(f64::total_cmp);
-        let (low, high) = (ratio[ROUNDS / 4], ratio[ROUNDS * 3 / 4]);
-        let middle = median(ratio);
-        println!("{in_flight:>9} {:>12.2} {:>12.2} {middle:>8.2} ({low:.2}..{high:.2})", median(raw), median(rpc));
+        let rounds: Vec<[f64; 3]> = (0..=ROUNDS).map(|_| round(bench, in_flight)).collect();
+        // The first round warms up.
+        let rounds = &rounds[1..];
+        let column = |at: usize| quartiles(rounds.iter().map(|rates| rates[at]));
+        let ratio = |at: usize| quartiles(rounds.iter().map(|rates| rates[2] / rates[at]));
+        let [[_, raw, _], [_, single, _], [_, rpc, _]] = [column(0), column(1), column(2)];
+        let words = |[low, middle, high]: [f64; 3]| format!("{middle:.2} ({low:.2}..{high:.2})");
+        let (to_raw, to_single) = (words(ratio(0)), words(ratio(1)));
+        println!("{in_flight:>9} {raw:>9.2} {single:>9.2} {rpc:>9.2} {to_raw:>20} {to_single:>20}");
     }
+}
+
+/// GB/s of raw TCP with a buffer per answer, with one buffer, and of the RPC, one after the other.
+fn round(bench: &Bench, in_flight: usize) -> [f64; 3] {
+    let gigabytes = (ROUND_REQUESTS * ANSWER_BYTES) as f64 / 1e9;
+    let times = [
+        bench.raw(ROUND_REQUESTS, in_flight, in_flight),
+        bench.raw(ROUND_REQUESTS, in_flight, 1),
+        bench.rpc(ROUND_REQUESTS, in_flight),
+    ];
+    times.map(|time| gigabytes / time.as_secs_f64())
 }
 
 fn measure(criterion: &mut Criterion, bench: &Bench) {
@@ -183,7 +192,7 @@ fn measure(criterion: &mut Criterion, bench: &Bench) {
     for in_flight in IN_FLIGHT {
         let custom = |work: &dyn Fn(usize) -> Duration, iterations: u64| work(iterations as usize);
         group.bench_function(BenchmarkId::new("raw TCP, in flight", in_flight), |bencher| {
-            bencher.iter_custom(|iterations| custom(&|count| bench.raw(count, in_flight), iterations));
+            bencher.iter_custom(|iterations| custom(&|count| bench.raw(count, in_flight, in_flight), iterations));
         });
         group.bench_function(BenchmarkId::new("RPC, in flight", in_flight), |bencher| {
             bencher.iter_custom(|iterations| custom(&|count| bench.rpc(count, in_flight), iterations));

@@ -13,6 +13,7 @@ use super::check::{check_encode, check_reconstruct};
 use crate::error::{Error, Kind, Result};
 use crate::layout::Profile;
 use reed_solomon_erasure::galois_8::{self, ReedSolomon};
+use std::ops::Range;
 
 /// Bytes of each shard worked on at a time: the outputs of a piece (m of them) and one input fit 32 KiB of cache.
 const PIECE_BYTES: usize = 8 * 1024;
@@ -56,6 +57,27 @@ impl Gf8 {
             None => (0..data).map(|column| u8::from(column == index)).collect(),
         }
     }
+
+    /// The place in `wanted` of the last data shard that is missing, and its row when the others are restored before it: the
+    /// first parity shard is the XOR of all data, so it takes no multiplication. Elements after those for the inputs are
+    /// for the outputs before.
+    fn last_by_xor(&self, chosen: &[(usize, &[u8])], wanted: &[usize]) -> Option<(usize, Vec<u8>)> {
+        let data = usize::from(self.profile.data);
+        let has = |index: usize| chosen.iter().any(|&(known, _)| known == index);
+        let missing: Vec<usize> = (0..data).filter(|&index| !has(index)).collect();
+        let last = wanted.iter().rposition(|index| missing.contains(index))?;
+        let before = &wanted[..last];
+        let all_before = missing.iter().filter(|&&index| index != wanted[last]).all(|index| before.contains(index));
+        if !has(data) || !all_before {
+            return None;
+        }
+        let inputs = chosen.iter().map(|&(index, _)| u8::from(index <= data));
+        let counts = |at: usize, index: usize| {
+            missing.contains(&index) && index != wanted[last] && !before[..at].contains(&index)
+        };
+        let outputs = before.iter().enumerate().map(|(at, &index)| u8::from(counts(at, index)));
+        Some((last, inputs.chain(outputs).collect()))
+    }
 }
 
 /// Divides each column by its first element, then each row by its first. No element is zero: each is by itself a square
@@ -94,11 +116,21 @@ impl ErasureCode for Gf8 {
             .take(usize::from(self.profile.data))
             .collect();
         let to_data = invert(chosen.iter().map(|&(index, _)| self.row(index)).collect())?;
-        let rows: Vec<Vec<u8>> = wanted.iter().map(|&index| row_times(&self.row(index), &to_data)).collect();
+        let mut rows: Vec<Vec<u8>> = wanted.iter().map(|&index| row_times(&self.row(index), &to_data)).collect();
+        if let Some((last, row)) = self.last_by_xor(&chosen, wanted) {
+            rows[last] = row;
+        }
         let inputs: Vec<&[u8]> = chosen.iter().map(|&(_, bytes)| bytes).collect();
-        let mut restored = vec![vec![0; len]; wanted.len()];
-        let mut outputs: Vec<&mut [u8]> = restored.iter_mut().map(Vec::as_mut_slice).collect();
-        combine(&rows, &inputs, &mut outputs);
+        // Made piece by piece in memory that is in the cache, and then appended: new memory is written once, not zeroed first.
+        let mut restored: Vec<Vec<u8>> = wanted.iter().map(|_| Vec::with_capacity(len)).collect();
+        let mut scratch = vec![0; PIECE_BYTES.min(len) * wanted.len()];
+        for start in (0..len).step_by(PIECE_BYTES) {
+            let piece = start..len.min(start + PIECE_BYTES);
+            let mut outputs: Vec<&mut [u8]> =
+                scratch.chunks_mut(PIECE_BYTES.min(len)).map(|out| &mut out[..piece.len()]).collect();
+            combine_piece(&rows, &inputs, piece, &mut outputs);
+            restored.iter_mut().zip(outputs).for_each(|(shard, output)| shard.extend_from_slice(output));
+        }
         Ok(restored)
     }
 }
@@ -107,18 +139,30 @@ impl ErasureCode for Gf8 {
 fn combine(rows: &[Vec<u8>], inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
     let len = outputs.first().map_or(0, |output| output.len());
     for start in (0..len).step_by(PIECE_BYTES) {
-        let end = len.min(start + PIECE_BYTES);
-        for (column, input) in inputs.iter().enumerate() {
-            let piece = &input[start.min(input.len())..end.min(input.len())];
-            for (row, output) in rows.iter().zip(outputs.iter_mut()) {
-                let (covered, rest) = output[start..end].split_at_mut(piece.len());
-                if column == 0 {
-                    multiply(row[column], piece, covered);
-                    rest.fill(0);
-                } else {
-                    multiply_add(row[column], piece, covered);
-                }
+        let piece = start..len.min(start + PIECE_BYTES);
+        let mut pieces: Vec<&mut [u8]> = outputs.iter_mut().map(|output| &mut output[piece.clone()]).collect();
+        combine_piece(rows, inputs, piece, &mut pieces);
+    }
+}
+
+/// The same for one piece of the inputs. Where a row goes on after the inputs, its factors are for the outputs before.
+fn combine_piece(rows: &[Vec<u8>], inputs: &[&[u8]], piece: Range<usize>, outputs: &mut [&mut [u8]]) {
+    for (column, input) in inputs.iter().enumerate() {
+        let input = &input[piece.start.min(input.len())..piece.end.min(input.len())];
+        for (row, output) in rows.iter().zip(outputs.iter_mut()) {
+            let (covered, rest) = output.split_at_mut(input.len());
+            if column == 0 {
+                multiply(row[column], input, covered);
+                rest.fill(0);
+            } else {
+                multiply_add(row[column], input, covered);
             }
+        }
+    }
+    for (at, row) in rows.iter().enumerate() {
+        let (before, output) = outputs.split_at_mut(at);
+        for (factor, earlier) in row[inputs.len()..].iter().zip(before) {
+            multiply_add(*factor, earlier, output[0]);
         }
     }
 }
@@ -205,6 +249,24 @@ mod tests {
         let parity = conformance::encoded(&code, &slices, data[0].len());
         let xor = |at: usize| data.iter().fold(0, |sum, shard| sum ^ shard[at]);
         assert!((0..data[0].len()).all(|at| parity[0][at] == xor(at)));
+    }
+
+    #[test]
+    fn any_order_and_repetition_of_what_is_wanted_is_restored() {
+        let code = Gf8::new(Profile::DEFAULT).expect("code");
+        let data: Vec<Vec<u8>> = (0..4).map(|shard| conformance::bytes(PIECE_BYTES + 77, shard)).collect();
+        let slices: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let len = data[0].len();
+        let parity = conformance::encoded(&code, &slices, len);
+        let all: Vec<&[u8]> = data.iter().chain(&parity).map(Vec::as_slice).collect();
+        for (first, second) in (0..36).map(|pair| (pair / 6, pair % 6)) {
+            let mut left: Vec<Option<&[u8]>> = all.iter().copied().map(Some).collect();
+            (left[first], left[second]) = (None, None);
+            for wanted in [vec![first, second], vec![second, first, second], vec![first, 0, second, 3], vec![second]] {
+                let restored = code.reconstruct(&left, len, &wanted).expect("restored");
+                assert!(restored.iter().zip(&wanted).all(|(shard, &index)| shard == all[index]), "{wanted:?}");
+            }
+        }
     }
 
     #[test]
