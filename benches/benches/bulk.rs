@@ -92,16 +92,35 @@ impl Bench {
             |number| drop(self.cluster.torchfs(["put", "-r", text(&source), &format!("/large-{number}")]).ok()),
         );
         let target = self.memory.path().join("out");
+        let get = |number: usize| {
+            self.cluster.torchfs(["get", "-r", &format!("/large-{number}"), text(&target)]).ok();
+            fs::remove_dir_all(&target).expect("removes");
+        };
+        let cold_target = self.memory.path().join("raw");
+        self.row(
+            row("get of them to tmpfs, cold", "cp of as many bytes from disk to tmpfs", 0.5),
+            |_| {
+                forget_pages();
+                fs::create_dir(&cold_target).expect("mkdir");
+                for number in 0..bytes.div_ceil(4 << 20) {
+                    let name = number.to_string();
+                    fs::copy(self.disk.path().join("baseline").join(&name), cold_target.join(&name)).expect("copies");
+                }
+                fs::remove_dir_all(&cold_target).expect("removes");
+            },
+            |number| {
+                forget_pages();
+                get(number);
+            },
+        );
+        (0..self.rounds).for_each(get);
         self.row(
             row("get of them to tmpfs, warm", "raw TCP into tmpfs files", 0.5),
             |_| {
                 raw_tcp(&self.memory.path().join("raw"), LARGE_FILES, LARGE_BYTES);
                 fs::remove_dir_all(self.memory.path().join("raw")).expect("removes");
             },
-            |number| {
-                self.cluster.torchfs(["get", "-r", &format!("/large-{number}"), text(&target)]).ok();
-                fs::remove_dir_all(&target).expect("removes");
-            },
+            get,
         );
     }
 
@@ -136,6 +155,12 @@ impl Bench {
 /// What was written before is on the disk before the clock starts.
 fn settle() {
     rustix::fs::sync();
+}
+
+/// Nothing is in the page cache any more; needs root.
+fn forget_pages() {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "1").expect("drops caches, as root");
 }
 
 fn synced_writes(folder: &Path, bytes: usize) {
