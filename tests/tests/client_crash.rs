@@ -37,6 +37,33 @@ fn a_killed_put_leaves_nothing_or_the_old_version() {
     assert_eq!(cluster.torchfs(["cat", "/kept"]).stdout.len(), BIG);
 }
 
+/// Whether a process has a file open in a folder, with or without a name.
+fn writes_into(process: &std::process::Child, folder: &std::path::Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{}/fd", process.id())).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|path| path.starts_with(folder))
+}
+
+#[test]
+fn a_killed_get_leaves_nothing_behind() {
+    let cluster = Cluster::start();
+    let (big, out) = (cluster.dir().join("big"), cluster.dir().join("out"));
+    write_file(&big, &Noise::new(1).bytes(BIG));
+    fs::create_dir(&out).expect("mkdir");
+    cluster.torchfs(["put", big.to_str().expect("UTF-8"), "/big"]).ok();
+    let target = out.join("big");
+    let mut get = cluster.command(["get", "/big", target.to_str().expect("UTF-8")]);
+    let mut get = get.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    while !writes_into(&get, &out) {
+        assert!(get.try_wait().expect("asks").is_none(), "the get was done before it could be killed");
+    }
+    get.kill().expect("kills");
+    assert!(!get.wait().expect("waits").success(), "the get was done before it could be killed");
+    let left: Vec<_> = fs::read_dir(&out).expect("lists").flatten().map(|entry| entry.path()).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+    cluster.torchfs(["get", "/big", target.to_str().expect("UTF-8")]).ok();
+    assert!(fs::read(&target).expect("reads") == fs::read(&big).expect("reads"));
+}
+
 /// Like [`write_file`], which ignores what close(2) returns.
 fn write_and_sync(path: &std::path::Path, content: &[u8]) {
     let mut file = fs::File::create(path).expect("creates");

@@ -83,9 +83,10 @@ impl Client {
         put::put_tree(self, source, target.as_ref(), options).await
     }
 
-    /// Copies a file or folder out to the local path `target`, which then is that file or folder. Files are written under
-    /// a temporary name and renamed when they are whole. Modes, times, links, holes and attributes `user.*` (where the local
-    /// file system has them) are kept, owners only by root. What has the name of a copied file is replaced; folders that are there are filled and otherwise left as they are.
+    /// Copies a file or folder out to the local path `target`, which then is that file or folder. Files get their names
+    /// when they are whole. Modes, times, links, holes and attributes `user.*` (where the local file system has them) are
+    /// kept, owners only by root. What has the name of a copied file is replaced; folders that are there are filled and
+    /// otherwise left as they are.
     ///
     /// # Errors
     /// As [`Client::put_tree`].

@@ -1,20 +1,23 @@
 //! The local side of `get`: makes files, folders and links, on blocking threads.
 //!
-//! The rule it keeps: nothing has its final name before it is whole. Everything is made under a temporary name beside it
-//! and renamed; if copying is given up, temporary names are removed.
+//! The rule it keeps: nothing has its final name before it is whole. Files have no name at all until then, so that a
+//! process that is killed leaves nothing behind. What the file system cannot make without a name is made under a temporary
+//! one beside it and renamed; if copying is given up, temporary names are removed.
 
 use super::xattr::{self, Xattrs};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::ids::InodeId;
 use crate::meta::{Attr, FileKind};
 use bytes::Bytes;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 use std::fs::{File, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// A name beside `path` that nothing else has.
 fn temporary(path: &Path) -> PathBuf {
@@ -46,9 +49,68 @@ pub(super) struct LocalFile {
 #[derive(Debug)]
 enum Progress {
     New,
-    Open { file: Arc<File>, temporary: PathBuf },
+    Open { file: Arc<File>, place: Place },
     Done,
     Failed,
+}
+
+/// Where a file is before it is whole.
+#[derive(Debug)]
+enum Place {
+    Nameless,
+    Temporary(PathBuf),
+}
+
+impl Place {
+    /// Makes an empty file for `path`.
+    fn make(path: &Path) -> Result<(File, Place)> {
+        if let Some(file) = make_nameless(path) {
+            return Ok((file, Place::Nameless));
+        }
+        let temporary = temporary(path);
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&temporary);
+        Ok((file.io(|| shown("create", path))?, Place::Temporary(temporary)))
+    }
+
+    /// Gives the file its name, in the place of what has it.
+    fn publish(&self, file: &File, path: &Path) -> Result<()> {
+        match self {
+            Place::Temporary(temporary) => std::fs::rename(temporary, path).io(|| shown("rename to", path)),
+            Place::Nameless => match link_open_file(file, path) {
+                // Only renaming replaces.
+                Err(Errno::EXIST) => {
+                    make_and_rename(path, |name| link_open_file(file, name).io(|| shown("create", path)))
+                }
+                linked => linked.io(|| shown("create", path)),
+            },
+        }
+    }
+
+    fn remove(&self) {
+        if let Place::Temporary(temporary) = self {
+            remove(temporary);
+        }
+    }
+}
+
+/// A file in the folder of `path` that has no name (open(2), O_TMPFILE). `None` if that cannot be had here; whatever the
+/// reason is, an ordinary file fails for it too or can do without.
+fn make_nameless(path: &Path) -> Option<File> {
+    static OPEN_FILES: LazyLock<bool> = LazyLock::new(|| Path::new(OPEN_FILES_FOLDER).is_dir());
+    if !*OPEN_FILES {
+        return None;
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR).ok().map(File::from)
+}
+
+/// Names of this process's open files; linking the descriptor itself takes a privilege.
+const OPEN_FILES_FOLDER: &str = "/proc/self/fd";
+
+fn link_open_file(file: &File, path: &Path) -> rustix::io::Result<()> {
+    let open = format!("{OPEN_FILES_FOLDER}/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, open, CWD, path, AtFlags::SYMLINK_FOLLOW)
 }
 
 /// Some bytes of a file, fetched.
@@ -102,10 +164,9 @@ impl LocalFile {
             Progress::Open { file, .. } => Ok(Some(Arc::clone(file))),
             Progress::Done | Progress::Failed => Ok(None),
             Progress::New => {
-                let temporary = temporary(&self.path);
-                let file = File::options().write(true).create_new(true).mode(0o600).open(&temporary);
-                let file = Arc::new(file.io(|| shown("create", &self.path))?);
-                *progress = Progress::Open { file: Arc::clone(&file), temporary };
+                let (file, place) = Place::make(&self.path)?;
+                let file = Arc::new(file);
+                *progress = Progress::Open { file: Arc::clone(&file), place };
                 Ok(Some(file))
             }
         }
@@ -114,7 +175,7 @@ impl LocalFile {
     fn fail(&self, error: Error) -> Option<Settled> {
         match std::mem::replace(&mut *self.progress(), Progress::Failed) {
             Progress::Failed => return None,
-            Progress::Open { temporary, .. } => remove(&temporary),
+            Progress::Open { place, .. } => place.remove(),
             Progress::New | Progress::Done => {}
         }
         Some(Settled { path: self.path.clone(), result: Err(error) })
@@ -125,7 +186,7 @@ impl LocalFile {
         let attr = &self.looks.attr;
         let finished = self.open().and_then(|_| {
             let progress = self.progress();
-            let Progress::Open { file, temporary } = &*progress else { return Ok(false) };
+            let Progress::Open { file, place } = &*progress else { return Ok(false) };
             // Pieces end where the last extent does; a hole at the end needs the size.
             file.set_len(attr.size).io(|| shown("resize", &self.path))?;
             xattr::set_on_file(file, &self.path, &self.looks.xattrs)?;
@@ -136,7 +197,7 @@ impl LocalFile {
                 |mode| file.set_permissions(mode),
             )?;
             rustix::fs::futimens(file, &times(attr)).io(|| shown("set times of", &self.path))?;
-            std::fs::rename(temporary, &self.path).io(|| shown("rename to", &self.path))?;
+            place.publish(file, &self.path)?;
             Ok(true)
         });
         match finished {
@@ -152,8 +213,8 @@ impl LocalFile {
 
 impl Drop for LocalFile {
     fn drop(&mut self) {
-        if let Progress::Open { temporary, .. } = &*self.progress() {
-            remove(temporary);
+        if let Progress::Open { place, .. } = &*self.progress() {
+            place.remove();
         }
     }
 }
@@ -270,7 +331,7 @@ fn make_node(name: &Path, attr: &Attr) -> rustix::io::Result<()> {
         FileKind::Socket => FileType::Socket,
         FileKind::CharDevice => FileType::CharacterDevice,
         FileKind::BlockDevice => FileType::BlockDevice,
-        FileKind::File | FileKind::Directory | FileKind::Symlink => return Err(rustix::io::Errno::INVAL),
+        FileKind::File | FileKind::Directory | FileKind::Symlink => return Err(Errno::INVAL),
     };
     rustix::fs::mknodat(CWD, name, kind, Mode::from_raw_mode(0o600), attr.rdev.into())
 }
@@ -314,4 +375,75 @@ fn times(attr: &Attr) -> Timestamps {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Version;
+    use crate::meta::Timestamp;
+
+    fn file_of_two_pieces(path: &Path) -> LocalFile {
+        let time = Timestamp::default();
+        let attr = Attr {
+            ino: InodeId(2),
+            kind: FileKind::File,
+            mode: 0o644,
+            nlink: 1,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            size: 4,
+            allocated: 4,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            version: Version(1),
+            rdev: 0,
+            xattr_bytes: 0,
+        };
+        LocalFile::new(path.to_owned(), Looks { attr, xattrs: Vec::new() }, 2)
+    }
+
+    fn names(folder: &Path) -> Vec<std::ffi::OsString> {
+        std::fs::read_dir(folder).expect("lists").map(|entry| entry.expect("an entry").file_name()).collect()
+    }
+
+    /// What there is in the middle is what a process that is killed leaves.
+    #[test]
+    fn a_file_that_is_not_whole_has_no_name() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        if make_nameless(&folder.path().join("x")).is_none() {
+            println!("skipped: no nameless files in {}", folder.path().display());
+            return;
+        }
+        for content in ["ab", "cd"] {
+            let before = names(folder.path());
+            let file = file_of_two_pieces(&folder.path().join("f"));
+            assert!(file.write(2, Ok(Bytes::from_static(b"34"))).is_none());
+            assert_eq!(names(folder.path()), before);
+            let settled = file.write(0, Ok(Bytes::from(content))).expect("the last piece");
+            assert_eq!(settled.result.expect("whole"), 4);
+            assert_eq!(names(folder.path()), ["f"]);
+            let read = std::fs::read_to_string(folder.path().join("f")).expect("reads");
+            assert_eq!(read, format!("{content}34"), "also in the place of another");
+        }
+    }
+
+    #[test]
+    fn a_temporary_name_is_the_other_way() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let (path, name) = (folder.path().join("f"), temporary(&folder.path().join("f")));
+        let file = Arc::new(File::create_new(&name).expect("creates"));
+        let under_way = file_of_two_pieces(&path);
+        *under_way.progress() = Progress::Open { file, place: Place::Temporary(name.clone()) };
+        assert!(under_way.write(0, Ok(Bytes::from_static(b"12"))).is_none());
+        let settled = under_way.write(2, Ok(Bytes::from_static(b"34"))).expect("the last piece");
+        assert_eq!(settled.result.expect("whole"), 4);
+        assert_eq!((std::fs::read(&path).expect("reads"), names(folder.path()).len()), (b"1234".to_vec(), 1));
+        let file = Arc::new(File::create_new(&name).expect("creates"));
+        let given_up = file_of_two_pieces(&path);
+        *given_up.progress() = Progress::Open { file, place: Place::Temporary(name) };
+        drop(given_up);
+        assert_eq!(names(folder.path()), ["f"]);
+    }
 }
