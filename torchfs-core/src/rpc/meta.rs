@@ -15,6 +15,7 @@ use crate::settings::{META_ATTEMPT_DEADLINE, META_DEADLINE};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::pin::pin;
@@ -83,6 +84,32 @@ struct Ask<'a, T> {
     patience: Duration,
 }
 
+/// What each node said last to one request.
+#[derive(Debug, Default)]
+struct Failures(Mutex<BTreeMap<String, Error>>);
+
+impl Failures {
+    fn note(&self, node: &Node, error: Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node.addr().to_owned(), error);
+    }
+
+    /// What is told when time is up.
+    fn no_answer(&self, kind: Kind) -> Error {
+        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = |(addr, error): (&String, &Error)| {
+            let text = error.to_string();
+            if text.contains(addr) { text } else { format!("{addr}: {text}") }
+        };
+        let each: Vec<String> = failures.iter().map(said).collect();
+        let message = format!(
+            "metadata did not answer within {} s: {}; more than half of the metadata nodes must run and reach each other",
+            META_DEADLINE.as_secs(),
+            each.join(", ")
+        );
+        Error::new(kind, message)
+    }
+}
+
 /// What came of one attempt.
 enum Outcome<T> {
     Answer(Result<T>),
@@ -122,15 +149,20 @@ impl MetaClient {
 
     async fn ask<T: Send>(&self, ask: Ask<'_, T>) -> Result<T> {
         let start = Instant::now();
-        let mut target = self.target();
+        // Each node has its turn, also when those before it keep naming a leader that does not answer.
+        let mut turn = self.target();
+        let mut target = Arc::clone(&turn);
         let mut redirects = 0;
+        let failures = Failures::default();
         loop {
-            let failure = match self.attempt_watched(&target, &ask).await {
+            let failure = match self.attempt_watched(&target, &ask, &failures).await {
                 Outcome::Answer(answer) => {
                     self.prefer(&target);
                     return answer;
                 }
                 Outcome::Leader(hint) => {
+                    let said = format!("{} says that {} leads", target.addr(), hint.addr);
+                    failures.note(&target, Error::new(Kind::Unavailable, said));
                     target = self.node_at(hint.addr);
                     redirects += 1;
                     if redirects <= REDIRECTS_MAX && !target.is_paused() {
@@ -139,26 +171,32 @@ impl MetaClient {
                     Error::new(Kind::Unavailable, format!("{}, said to lead, does not answer as leader", target.addr()))
                 }
                 Outcome::Busy(error) if start.elapsed() >= ask.patience => return Err(error),
-                Outcome::Busy(error) => error,
+                Outcome::Busy(error) => {
+                    failures.note(&target, error.clone());
+                    error
+                }
                 Outcome::Failed(error) => {
-                    target = self.after(&target);
+                    failures.note(&target, error.clone());
+                    turn = self.after(&turn);
+                    target = Arc::clone(&turn);
                     error
                 }
             };
             let pause = Duration::from_millis(rand::random_range(PAUSE_MS));
             if start.elapsed() + pause >= META_DEADLINE {
-                return Err(failure.context(format!("metadata did not answer within {} s", META_DEADLINE.as_secs())));
+                return Err(failures.no_answer(failure.kind()));
             }
             sleep(pause).await;
             if redirects > REDIRECTS_MAX {
                 redirects = 0;
-                target = self.after(&target);
+                turn = self.after(&turn);
+                target = Arc::clone(&turn);
             }
         }
     }
 
     /// One attempt at a node; when it is silent, the others are asked too.
-    async fn attempt_watched<T>(&self, target: &Node, ask: &Ask<'_, T>) -> Outcome<T> {
+    async fn attempt_watched<T>(&self, target: &Node, ask: &Ask<'_, T>, failures: &Failures) -> Outcome<T> {
         let mut attempt = pin!(attempt(target, ask, META_ATTEMPT_DEADLINE));
         tokio::select! {
             biased;
@@ -167,12 +205,12 @@ impl MetaClient {
         }
         tokio::select! {
             outcome = &mut attempt => outcome,
-            outcome = self.ask_others(target, ask) => outcome,
+            outcome = self.ask_others(target, ask, failures) => outcome,
         }
     }
 
     /// Ends only when another node answers or names another leader.
-    async fn ask_others<T>(&self, silent: &Node, ask: &Ask<'_, T>) -> Outcome<T> {
+    async fn ask_others<T>(&self, silent: &Node, ask: &Ask<'_, T>, failures: &Failures) -> Outcome<T> {
         loop {
             let others = self.nodes().all.clone();
             for other in others.iter().filter(|other| other.addr() != silent.addr()) {
@@ -182,7 +220,8 @@ impl MetaClient {
                         return Outcome::Answer(answer);
                     }
                     Outcome::Leader(hint) if hint.addr != silent.addr() => return Outcome::Leader(hint),
-                    Outcome::Leader(_) | Outcome::Busy(_) | Outcome::Failed(_) => {}
+                    Outcome::Busy(error) | Outcome::Failed(error) => failures.note(other, error),
+                    Outcome::Leader(_) => {}
                 }
             }
             sleep(Duration::from_millis(*PAUSE_MS.end())).await;

@@ -34,6 +34,8 @@ struct Node {
     id: MetaId,
     cluster: Arc<Cluster>,
     behaviour: Mutex<Behaviour>,
+    /// Whom it takes for the leader, if it has not heard of the election.
+    misled: Mutex<Option<LeaderHint>>,
     attempts: AtomicUsize,
 }
 
@@ -49,8 +51,8 @@ enum Behaviour {
 impl Node {
     async fn lead(&self) -> Result<(), MetaFault> {
         self.attempts.fetch_add(1, Ordering::SeqCst);
-        let leader = self.cluster.leader.lock().expect("lock").clone();
-        match leader {
+        let misled = self.misled.lock().expect("lock").clone();
+        match misled.or_else(|| self.cluster.leader.lock().expect("lock").clone()) {
             Some(hint) if hint.id == self.id => Ok(()),
             hint => Err(MetaFault::NotLeader(hint)),
         }
@@ -113,7 +115,8 @@ impl Fixture {
         for id in 1..=count {
             let behaviour = Mutex::new(Behaviour::Well);
             let attempts = AtomicUsize::new(0);
-            let node = Arc::new(Node { id: MetaId(id), cluster: Arc::clone(&cluster), behaviour, attempts });
+            let (cluster, misled) = (Arc::clone(&cluster), Mutex::default());
+            let node = Arc::new(Node { id: MetaId(id), cluster, behaviour, misled, attempts });
             let offered = Arc::clone(&node);
             nodes.push((node, Running::start(|server| server.meta(offered)).await));
         }
@@ -196,6 +199,18 @@ async fn the_death_of_the_leader_is_bridged() {
     assert_eq!(applied.into_values().collect::<Vec<_>>(), [1, 1]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_names_a_dead_leader_does_not_keep_a_client_from_the_others() {
+    let fixture = Fixture::start(2).await;
+    let dead = nobody().await;
+    let addrs = [vec![dead.clone()], fixture.addrs()].concat();
+    let client = MetaClient::connect(addrs, None).await.expect("connects");
+    client.apply(command(1)).await.expect("applied");
+    *fixture.nodes[0].0.misled.lock().expect("lock") = Some(LeaderHint { id: MetaId(9), addr: dead });
+    fixture.elect(1);
+    client.apply(command(2)).await.expect("applied by the new leader");
+}
+
 #[tokio::test]
 async fn a_leader_that_falls_silent_is_left_when_another_leads() {
     let fixture = Fixture::start(3).await;
@@ -228,6 +243,26 @@ async fn a_leader_without_a_quorum_is_asked_again() {
     let (reply, ()) = tokio::join!(client.apply(command(1)), recover);
     reply.expect("applied in the end");
     assert!(fixture.nodes[0].0.attempts.load(Ordering::SeqCst) > 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_leader_every_node_is_named_with_what_it_said() {
+    let fixture = Fixture::start(2).await;
+    let dead = nobody().await;
+    let addrs = [fixture.addrs(), vec![dead.clone()]].concat();
+    let client = MetaClient::connect(addrs, None).await.expect("connects");
+    *fixture.cluster.leader.lock().expect("lock") = None;
+    let text = client.apply(command(1)).await.expect_err("nobody leads").to_string();
+    for addr in fixture.addrs() {
+        assert!(text.contains(&format!("{addr} knows of no leader")), "{text}");
+    }
+    assert!(text.contains(&format!("{dead} refused the connection")), "{text}");
+    assert!(text.contains("more than half of the metadata nodes must run"), "{text}");
+
+    fixture.elect(0);
+    fixture.set(0, Behaviour::Busy);
+    let text = client.apply(command(2)).await.expect_err("no quorum").to_string();
+    assert!(text.contains(&format!("{}: no quorum", fixture.addrs()[0])), "{text}");
 }
 
 #[tokio::test]
