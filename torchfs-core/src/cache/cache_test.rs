@@ -240,3 +240,14 @@ async fn leftovers_are_never_served() {
     assert!(!left.exists());
     assert_eq!(rig.read(2, 1000).await, 1000);
 }
+
+/// As after a cluster was set back to an older state under a cache that was not.
+#[test]
+fn a_version_of_another_length_is_not_mixed_with_the_one_that_is_known() {
+    let rig = Rig::new(100 * MIB);
+    let key = CacheKey { ino: InodeId(1), version: Version(1) };
+    let first = rig.cache().pin(key, 5 * MIB).expect("cached");
+    assert!(rig.cache().pin(key, 4 * MIB).is_none());
+    assert!(rig.cache().pin(key, 5 * MIB).is_some());
+    drop(first);
+}

@@ -138,7 +138,8 @@ impl Cache {
     }
 
     /// Opens a file's place in the cache, which is kept as long as the result lives. `None` if the file is too large to be
-    /// cached at all, or empty.
+    /// cached at all, or empty, or if this version is known here with another length: then it is of another history of the
+    /// cluster, and must not be mixed with what is read now.
     #[must_use]
     pub fn pin(&self, key: CacheKey, len: u64) -> Option<Pinned> {
         if len == 0 || len > self.shared.limit_bytes {
@@ -153,7 +154,9 @@ impl Cache {
             pins: 0,
             stored_bytes: 0,
         });
-        assert_eq!(slot.entry.len, len, "a version of a file has one length");
+        if slot.entry.len != len {
+            return None;
+        }
         let entry = slot.entry.clone();
         index.policy.note(if is_new { CacheEvent::Added(key) } else { CacheEvent::Used(key) });
         index.pin(key);

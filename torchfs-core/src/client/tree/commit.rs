@@ -228,6 +228,11 @@ impl OpQueue {
     pub fn answered(&mut self, op: Op, reply: Result<MetaReply>) -> Result<Vec<Outcome>> {
         let failed = match reply {
             Ok(MetaReply::Attr(attr)) => op.slot.map_or_else(Vec::new, |slot| self.know(slot, attr.ino)),
+            // Something waits for the number that is not in this answer.
+            Ok(other) if op.slot.is_some() => {
+                let message = format!("metadata gave an answer of the wrong kind: {other:?}");
+                return Err(Error::new(Kind::Protocol, message).context(op.path.display()));
+            }
             Ok(_) => Vec::new(),
             Err(error) if is_of_the_cluster(error.kind()) => return Err(error.context(op.path.display())),
             Err(error) if error.kind() == Kind::Exists && op.what.can_replace() => return Ok(vec![Outcome::Taken(op)]),
@@ -359,6 +364,15 @@ mod tests {
         let batch = queue.take(0).unwrap();
         assert_eq!(parent(queue.to_meta(&batch[0])), InodeId(77));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn an_answer_without_a_number_ends_the_copy_instead_of_waiting_for_ever() {
+        let mut queue = OpQueue::new(InodeId(10));
+        queue.submit(folder(TARGET_PARENT, 1));
+        queue.submit(make(1, None, NewKind::File));
+        let op = queue.take(0).unwrap().remove(0);
+        assert_eq!(queue.answered(op, Ok(MetaReply::Done)).expect_err("nonsense").kind(), Kind::Protocol);
     }
 
     #[test]
