@@ -184,7 +184,8 @@ pub struct Store {
     /// Folder for the shards
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Most bytes to use, like 500GiB or 10G [default: the file system's size]
+    /// Most bytes to use, like 500GiB or 10G; give it where several nodes share a disk, or each counts all of it as its own
+    /// [default: what the disk has free]
     #[arg(long, value_name = "SIZE")]
     pub capacity: Option<Size>,
     /// Where the machine stands; a stripe's shards are spread over as many places as possible

@@ -2,10 +2,12 @@
 
 use crate::LocalCluster;
 use crate::plan::{Plan, Wishes};
-use std::path::{Path, PathBuf};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use tempfile::TempDir;
 use torchfs_core::layout::Profile;
 use torchfs_core::{IoContext, Result};
+use torchfs_store::Capacity;
 
 /// How to make a [`LocalCluster`]. What is not said is taken from the data folder if it holds a cluster already.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +55,7 @@ impl Builder {
         self
     }
 
-    /// Most bytes that each storage node uses; an even part of the file system's size if not said.
+    /// Most bytes that each storage node uses; an even part of what the disk has free if not said.
     #[must_use]
     pub fn store_capacity(mut self, bytes: u64) -> Self {
         self.capacity = Some(bytes);
@@ -68,10 +70,10 @@ impl Builder {
     pub async fn start(self) -> Result<LocalCluster> {
         let (data, temporary) = self.folder()?;
         let plan = Plan::make(&data, &self.wishes).await?;
-        let capacity = match self.capacity {
-            Some(bytes) => bytes,
-            None => even_part(&data, plan.plan.stores.len())?,
-        };
+        let stores = u32::try_from(plan.plan.stores.len()).unwrap_or(u32::MAX);
+        // The nodes share one disk, so each may have its part of it.
+        let shared = Capacity::Disk { nodes: NonZeroU32::new(stores).unwrap_or(NonZeroU32::MIN) };
+        let capacity = self.capacity.map_or(shared, Capacity::Bytes);
         LocalCluster::start(plan, data, capacity, temporary).await
     }
 
@@ -83,10 +85,4 @@ impl Builder {
         let temporary = tempfile::Builder::new().prefix("torchfs-").tempdir().io(|| "make a temporary folder")?;
         Ok((temporary.path().to_owned(), Some(temporary)))
     }
-}
-
-/// The nodes share one disk, so each may have its part of it.
-fn even_part(data: &Path, stores: usize) -> Result<u64> {
-    let disk = rustix::fs::statvfs(data).io(|| format!("ask for the space of {}", data.display()))?;
-    Ok(disk.f_blocks * disk.f_frsize / stores as u64)
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use torchfs_core::meta::NodeState;
 use torchfs_core::{Client, Context, Error, Kind, MetaId, Result};
 use torchfs_meta::{MetaConfig, MetaNode};
-use torchfs_store::{StoreConfig, StoreNode};
+use torchfs_store::{Capacity, StoreConfig, StoreNode};
 
 /// How long a node may take to start: an election, and for storage nodes the registration after it.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub struct LocalCluster {
     stores: Mutex<Vec<Option<StoreNode>>>,
     plan: Plan,
     data: PathBuf,
-    store_capacity: u64,
+    store_capacity: Capacity,
     /// Removed after the nodes are gone.
     _temporary: Option<TempDir>,
 }
@@ -60,7 +60,7 @@ impl LocalCluster {
     pub(crate) async fn start(
         bound: Bound,
         data: PathBuf,
-        store_capacity: u64,
+        store_capacity: Capacity,
         temporary: Option<TempDir>,
     ) -> Result<LocalCluster> {
         let cluster = LocalCluster {
@@ -249,7 +249,7 @@ impl LocalCluster {
         let config = StoreConfig {
             metas: self.meta_addrs(),
             data: self.data.join(format!("store-{number}")),
-            capacity: Some(self.store_capacity),
+            capacity: self.store_capacity,
             // As if each had a machine of its own, so that placement spreads over them.
             domain: format!("host=store-{number}").parse()?,
             advertise: None,

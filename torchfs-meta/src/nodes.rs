@@ -9,6 +9,7 @@ use torchfs_core::layout::Profile;
 use torchfs_core::meta::{Allocate, Allocation, NodeLoad, NodeRecord, NodeState};
 use torchfs_core::placement::{Candidate, PlacementPolicy, Placing};
 use torchfs_core::settings::SHARD_BYTES_MAX;
+use torchfs_core::shard::{no_space, node_is_full};
 use torchfs_core::{Error, Kind, NodeId, Result, StripeId};
 
 /// Most stripes in one request.
@@ -60,10 +61,10 @@ impl Book {
         self.heard.get(&node).map(|heard| heard.load)
     }
 
-    /// The bytes that each node reported.
+    /// What each node reported last.
     #[must_use]
-    pub fn used_bytes(&self) -> BTreeMap<NodeId, u64> {
-        self.heard.iter().map(|(&node, heard)| (node, heard.load.used_bytes)).collect()
+    pub fn loads(&self) -> BTreeMap<NodeId, NodeLoad> {
+        self.heard.iter().map(|(&node, heard)| (node, heard.load)).collect()
     }
 
     /// Nodes that are taken to be up and have been silent for too long, counted at the earliest from the beginning of this
@@ -125,7 +126,7 @@ impl Book {
         let candidate = Candidate {
             node: node.id,
             domain: node.domain.clone(),
-            capacity_bytes: node.capacity_bytes,
+            capacity_bytes: heard.map_or(node.capacity_bytes, |heard| heard.load.capacity_bytes),
             used_bytes: load.used_bytes + heard.map_or(0, |heard| heard.given + heard.given_before),
             requests: load.requests,
         };
@@ -167,14 +168,8 @@ fn none_up(nodes: &[NodeRecord], request: &Allocate) -> Error {
 }
 
 fn none_has_room(candidates: &[Candidate], request: &Allocate) -> Error {
-    let free = candidates.iter().map(Candidate::free_bytes).max().unwrap_or(0);
-    let message = format!(
-        "no space: none of the {} storage nodes that are up has room for a shard of {} bytes (most free: {free} bytes): \
-         delete something or add a node",
-        candidates.len(),
-        request.shard_bytes
-    );
-    Error::new(Kind::NoSpace, message)
+    let full = |node: &Candidate| (node.node, node_is_full(node.used_bytes, node.capacity_bytes));
+    no_space(candidates.iter().map(full)).context(format!("place a shard of {} bytes", request.shard_bytes))
 }
 
 #[cfg(test)]
@@ -221,8 +216,8 @@ mod tests {
     fn space_that_was_handed_out_counts_until_it_is_reported() {
         let nodes = nodes(&[NodeState::Up; 3]);
         let mut book = Book::new(1, Instant::now());
-        let report =
-            |book: &mut Book| (1..=3).for_each(|id| book.report(NodeId(id), NodeLoad::default(), Instant::now()));
+        let load = NodeLoad { capacity_bytes: 1 << 20, ..NodeLoad::default() };
+        let report = |book: &mut Book| (1..=3).for_each(|id| book.report(NodeId(id), load, Instant::now()));
         report(&mut book);
         let request = request(400 << 10);
         assert_eq!(place(&mut book, &nodes, &request).expect("first").len(), 3);

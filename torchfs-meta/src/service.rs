@@ -122,7 +122,7 @@ impl Desk {
 
     /// Brings the cluster map in line with what a node says of itself.
     async fn welcome(&self, beat: &Heartbeat, record: NodeRecord) -> Result<(), MetaFault> {
-        if record.addr != beat.addr || record.capacity_bytes != beat.load.capacity_bytes {
+        if record.addr != beat.addr || is_another_size(record.capacity_bytes, beat.load.capacity_bytes) {
             self.proposer
                 .propose_own(MetaOp::Register {
                     uuid: beat.uuid,
@@ -144,6 +144,12 @@ impl Desk {
     }
 }
 
+/// Whether the map should say so. A node on a disk that others write to has another capacity at every heartbeat; the leader
+/// goes by what it heard, and the map, which every change goes into through Raft, is for a leader that has heard nothing.
+fn is_another_size(known_bytes: u64, reported_bytes: u64) -> bool {
+    known_bytes.abs_diff(reported_bytes) > known_bytes / 16
+}
+
 fn find_node(view: &dyn KvRead, beat: &Heartbeat) -> Result<NodeRecord> {
     let found = state::nodes(view)?.into_iter().find(|node| node.id == beat.node && node.uuid == beat.uuid);
     found.ok_or_else(|| {
@@ -163,8 +169,8 @@ impl MetaService for Desk {
         match query {
             MetaQuery::Status => Ok(MetaAnswer::Status(Box::new(self.status(term).await?))),
             MetaQuery::FsStat => {
-                let used = self.book().of_term(term).used_bytes();
-                Ok(MetaAnswer::FsStat(state::fs_stat(&*self.state.view()?, &used)?))
+                let loads = self.book().of_term(term).loads();
+                Ok(MetaAnswer::FsStat(state::fs_stat(&*self.state.view()?, &loads)?))
             }
             // These read many records; the others one or a few.
             MetaQuery::List { .. } | MetaQuery::Abandoned(_) | MetaQuery::Open(_) => {

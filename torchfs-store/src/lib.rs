@@ -10,5 +10,5 @@ mod node;
 #[cfg(test)]
 mod node_test;
 
-pub use disk::DiskStore;
+pub use disk::{Capacity, DiskStore};
 pub use node::{StoreConfig, StoreNode};

@@ -3,7 +3,7 @@
 //! The node talks to the leader, never the leader to the node: registration and heartbeats go out, and what is to be
 //! deleted comes back with the answers.
 
-use crate::disk::{DiskStore, Registration, wrong_cluster};
+use crate::disk::{Capacity, DiskStore, Registration, wrong_cluster};
 use crate::{gc, heartbeat};
 use std::future::Future;
 use std::path::PathBuf;
@@ -33,8 +33,8 @@ pub struct StoreConfig {
     pub metas: Vec<String>,
     /// The data folder: one that the node has made before, or an empty or new one.
     pub data: PathBuf,
-    /// Most bytes that its shards may take; without it, what the file system has free.
-    pub capacity: Option<u64>,
+    /// Most bytes that its shards may take.
+    pub capacity: Capacity,
     /// Where the node stands.
     pub domain: FailureDomain,
     /// `host:port` at which others reach it; without it, the address it listens on.

@@ -1,7 +1,7 @@
 //! A whole node against metadata that does what a test tells it.
 
 use crate::disk::{DiskStore, Registration};
-use crate::{StoreConfig, StoreNode, gc};
+use crate::{Capacity, StoreConfig, StoreNode, gc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,7 +137,7 @@ async fn listener() -> TcpListener {
 
 fn config(data: &Path, metas: Vec<String>) -> StoreConfig {
     let domain = "host=h1".parse().expect("parses");
-    StoreConfig { metas, data: data.to_owned(), capacity: Some(1 << 30), domain, advertise: None }
+    StoreConfig { metas, data: data.to_owned(), capacity: Capacity::Bytes(1 << 30), domain, advertise: None }
 }
 
 async fn start(meta: &Arc<FakeMeta>, data: &Path) -> Result<StoreNode> {

@@ -17,7 +17,7 @@ pub async fn run(global: &Global, args: Store) -> Outcome {
     let config = StoreConfig {
         metas,
         data: args.data,
-        capacity: args.capacity.map(|size| size.0),
+        capacity: args.capacity.map(|size| size.0).into(),
         domain: args.domain,
         advertise: args.advertise,
     };

@@ -142,8 +142,7 @@ impl ShardStore for MemoryStore {
         }
         let used: u64 = shards.values().map(|held| held.data.len() as u64).sum();
         if used.saturating_add(data.len() as u64) > self.capacity_bytes {
-            let message = format!("no room for {} bytes of shard {shard}: {used} are used", data.len());
-            return Err(Error::new(Kind::NoSpace, message));
+            return Err(super::node_is_full(used, self.capacity_bytes));
         }
         shards.insert(shard, Held { data: data.0, checksums, written: Instant::now() });
         Ok(())

@@ -5,7 +5,10 @@
 
 pub mod conformance;
 pub mod fault;
+mod full;
 pub mod memory;
+
+pub use full::{no_space, node_is_full};
 
 use crate::error::Result;
 use crate::ids::{NodeId, ShardId};

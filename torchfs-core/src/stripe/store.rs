@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::{NodeId, ShardId, StripeId};
 use crate::layout::{Profile, Stripe, StripeShape};
 use crate::meta::{Allocate, Allocation};
-use crate::shard::ShardStores;
+use crate::shard::{ShardStores, no_space};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
@@ -447,15 +447,18 @@ impl<'a> Write<'a> {
     }
 
     fn failure(&self) -> Error {
-        let kind = if self.spread.space_is_why() { Kind::NoSpace } else { Kind::Unavailable };
+        let profile = self.shape.profile;
+        let message = format!("stripe {} ({profile}) cannot be stored on enough nodes", self.id);
+        if self.spread.space_is_why() {
+            let failed = self.spread.failed().iter().map(|(&node, error)| (node, error.clone()));
+            return no_space(failed).context(message);
+        }
         let reasons: Vec<String> =
             self.spread.failed().iter().map(|(node, error)| format!("node {node}: {error}")).collect();
         let pending = self.shards.iter().flat_map(|shard| &shard.sending_to);
         let hanging = pending.map(|node| format!("node {node}: no answer yet"));
         let reasons: Vec<String> = reasons.into_iter().chain(hanging).collect();
         let reasons = if reasons.is_empty() { "too few nodes take writes".to_owned() } else { reasons.join("; ") };
-        let profile = self.shape.profile;
-        let message = format!("stripe {} ({profile}) cannot be stored on enough nodes: {reasons}", self.id);
-        Error::new(kind, message)
+        Error::new(Kind::Unavailable, format!("{message}: {reasons}"))
     }
 }

@@ -152,10 +152,7 @@ impl MetaStore for Standalone {
         let turn = self.turn();
         match question {
             MetaQuery::Status => self.status(&turn).map(|status| MetaAnswer::Status(Box::new(status))),
-            MetaQuery::FsStat => {
-                let used = turn.loads.iter().map(|(&id, load)| (id, load.used_bytes)).collect();
-                fs_stat(self.view(), &used).map(MetaAnswer::FsStat)
-            }
+            MetaQuery::FsStat => fs_stat(self.view(), &turn.loads).map(MetaAnswer::FsStat),
             question => query(self.view(), &question),
         }
     }

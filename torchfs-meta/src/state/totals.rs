@@ -8,7 +8,7 @@ use super::stripe;
 use super::tx::{Outcome, Tx, broken, decode, successor};
 use crate::kv::KvRead;
 use std::collections::{BTreeMap, BTreeSet};
-use torchfs_core::meta::{ClusterMap, FsStat, NodeRecord, NodeState, Timestamp};
+use torchfs_core::meta::{ClusterMap, FsStat, NodeLoad, NodeRecord, NodeState, Timestamp};
 use torchfs_core::{InodeId, NodeId, Result, ShardId, StripeId};
 
 /// Keys that one scan brings.
@@ -138,18 +138,19 @@ pub fn abandoned(view: &dyn KvRead, stripes: &[StripeId]) -> Result<Vec<StripeId
     Ok(abandoned)
 }
 
-/// How full the file system is, given the bytes that each node reported to use.
+/// How full the file system is, given what nodes reported; of others the capacity they registered with is known.
 ///
 /// # Errors
 /// If the store fails, or the cluster is not founded.
-pub fn fs_stat(view: &dyn KvRead, used: &BTreeMap<NodeId, u64>) -> Result<FsStat> {
+pub fn fs_stat(view: &dyn KvRead, loads: &BTreeMap<NodeId, NodeLoad>) -> Result<FsStat> {
     let tx = Tx::new(view);
     let records = node_records(&tx)?;
     let usable = records.iter().filter(|record| record.state != NodeState::Down);
     let (mut capacity_bytes, mut used_bytes) = (0u64, 0u64);
     for record in usable {
-        capacity_bytes = capacity_bytes.saturating_add(record.capacity_bytes);
-        used_bytes = used_bytes.saturating_add(used.get(&record.id).copied().unwrap_or(0));
+        let load = loads.get(&record.id);
+        capacity_bytes = capacity_bytes.saturating_add(load.map_or(record.capacity_bytes, |load| load.capacity_bytes));
+        used_bytes = used_bytes.saturating_add(load.map_or(0, |load| load.used_bytes));
     }
     let profile = match inode::get_named(&tx, InodeId::ROOT)?.body {
         Body::Directory { profile, .. } => profile,

@@ -19,7 +19,7 @@ mod store_test;
 mod write;
 
 pub use identity::{Identity, Registration};
-pub use space::Usage;
+pub use space::{Capacity, Usage};
 
 use crate::disk::damage::Damage;
 use crate::disk::durable::Durable;
@@ -84,15 +84,14 @@ struct Inner {
 }
 
 impl DiskStore {
-    /// Opens or makes a data folder and counts what is in it. Blocking. `capacity` limits the bytes its shards take on
-    /// disk; without it the file system's free space is the only limit.
+    /// Opens or makes a data folder and counts what is in it. Blocking.
     ///
     /// # Errors
     /// `InvalidInput` for a folder that holds something else, `Unavailable` for one that is in use, `Protocol` for
     /// another format version, `Corrupt` for a damaged identity file, or of the operating system.
-    pub fn open(path: &Path, capacity: Option<u64>) -> Result<Self> {
+    pub fn open(path: &Path, capacity: impl Into<Capacity>) -> Result<Self> {
         let (folder, identity) = Folder::open(path)?;
-        let space = Arc::new(Space::new(folder.root(), capacity)?);
+        let space = Arc::new(Space::new(folder.root(), capacity.into())?);
         let damage = Damage::default();
         let groups = scan::count(&folder, &space, &damage)?;
         let inner = Inner {

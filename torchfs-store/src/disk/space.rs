@@ -3,19 +3,40 @@
 //! Two limits hold at once: the capacity the operator gave, and what the file system has free. The file system may be
 //! shared with other nodes and programs, so its free space is asked every time and never computed.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use torchfs_core::IoContext;
-use torchfs_core::{Error, Kind, Result};
+use torchfs_core::Result;
+use torchfs_core::shard::node_is_full;
 
 /// What is kept free on the file system: a hundredth of it, at most 64 MiB.
 const MARGIN_BYTES_MAX: u64 = 64 << 20;
+
+/// Most bytes that the shards of a node take on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capacity {
+    /// So many.
+    Bytes(u64),
+    /// What the file system has free: all of it with one node, its part where so many nodes share it.
+    Disk {
+        /// How many.
+        nodes: NonZeroU32,
+    },
+}
+
+/// Without a number, a disk that no other node uses.
+impl From<Option<u64>> for Capacity {
+    fn from(bytes: Option<u64>) -> Self {
+        bytes.map_or(Capacity::Disk { nodes: NonZeroU32::MIN }, Capacity::Bytes)
+    }
+}
 
 /// The books of one data folder.
 #[derive(Debug)]
 pub struct Space {
     root: PathBuf,
-    capacity: Option<u64>,
+    capacity: Capacity,
     block_bytes: u64,
     margin_bytes: u64,
     counts: Mutex<Counts>,
@@ -51,7 +72,7 @@ impl Space {
     ///
     /// # Errors
     /// Of the operating system.
-    pub fn new(root: &Path, capacity: Option<u64>) -> Result<Self> {
+    pub fn new(root: &Path, capacity: Capacity) -> Result<Self> {
         let stat = rustix::fs::statvfs(root).io(|| format!("statvfs {}", root.display()))?;
         Ok(Space {
             root: root.to_owned(),
@@ -85,14 +106,15 @@ impl Space {
         let available = self.available()?;
         let bytes = self.allocated(file_bytes);
         let mut counts = self.counts();
-        let limit = self.capacity.unwrap_or(u64::MAX);
-        if counts.used.saturating_add(counts.reserved).saturating_add(bytes) > limit {
-            let message = format!("node is full: {} of {limit} bytes used", counts.used + counts.reserved);
-            return Err(Error::new(Kind::NoSpace, message));
+        let used = counts.used.saturating_add(counts.reserved);
+        if let Capacity::Bytes(limit) = self.capacity
+            && used.saturating_add(bytes) > limit
+        {
+            return Err(node_is_full(used, limit));
         }
+        // The free space of a shared disk goes to whoever comes first: shares are for planning.
         if counts.reserved.saturating_add(bytes) > available {
-            let message = format!("disk of {} is full: {available} bytes left for shards", self.root.display());
-            return Err(Error::new(Kind::NoSpace, message));
+            return Err(node_is_full(used, counts.used.saturating_add(available)));
         }
         counts.reserved += bytes;
         Ok(Reservation { space: self.clone(), bytes })
@@ -112,17 +134,20 @@ impl Space {
         counts.shards = counts.shards.saturating_sub(1);
     }
 
-    /// How full it is. Capacity is never more than the file system can still give, so capacity less used is what is free
-    /// even where several nodes share a disk.
+    /// How full it is. Capacity is never more than the file system can still give, so capacity less used is what is free;
+    /// nodes that know that they share a disk count what is free there only once between them.
     ///
     /// # Errors
     /// Of the operating system.
     pub fn usage(&self) -> Result<Usage> {
         let available = self.available()?;
         let counts = *self.counts();
-        let possible = counts.used.saturating_add(available);
+        let possible = |available| counts.used.saturating_add(available);
         Ok(Usage {
-            capacity_bytes: self.capacity.map_or(possible, |given| given.min(possible)),
+            capacity_bytes: match self.capacity {
+                Capacity::Bytes(given) => given.min(possible(available)),
+                Capacity::Disk { nodes } => possible(available / u64::from(nodes.get())),
+            },
             used_bytes: counts.used,
             shards: counts.shards,
         })
@@ -150,11 +175,12 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use torchfs_core::Kind;
 
     #[test]
     fn what_is_set_aside_counts_until_it_is_given_back() {
         let root = tempfile::tempdir().expect("temp folder");
-        let space = Arc::new(Space::new(root.path(), Some(64 << 10)).expect("statvfs"));
+        let space = Arc::new(Space::new(root.path(), Capacity::Bytes(64 << 10)).expect("statvfs"));
         let first = space.reserve(40 << 10).expect("room");
         assert_eq!(space.reserve(40 << 10).expect_err("full").kind(), Kind::NoSpace);
         drop(first);
@@ -164,5 +190,18 @@ mod tests {
         assert!(space.reserve(40 << 10).is_err());
         space.remove(40 << 10);
         assert_eq!(space.usage().expect("statvfs").used_bytes, 0);
+    }
+
+    #[test]
+    fn nodes_that_share_a_disk_count_its_free_space_once() {
+        let root = tempfile::tempdir().expect("temp folder");
+        let nodes = NonZeroU32::new(8).expect("not zero");
+        let share = Space::new(root.path(), Capacity::Disk { nodes }).expect("statvfs");
+        let alone = Space::new(root.path(), None.into()).expect("statvfs");
+        share.add(40 << 10);
+        let (share, alone) = (share.usage().expect("statvfs"), alone.usage().expect("statvfs"));
+        let free = share.capacity_bytes - share.used_bytes;
+        // Others write to the same disk between the two looks at it.
+        assert!(free > alone.capacity_bytes / 9 && free < alone.capacity_bytes / 7, "{share:?} {alone:?}");
     }
 }

@@ -74,7 +74,9 @@ pub(super) async fn nodes(case: Case) {
 }
 
 async fn heartbeats(case: &Case, node: NodeId) {
-    let load = NodeLoad { capacity_bytes: 1 << 40, used_bytes: 12_345, ..NodeLoad::default() };
+    let before = case.meta.fs_stat().await.expect("answers");
+    // Other programs have filled an eighth of its disk.
+    let load = NodeLoad { capacity_bytes: 7 << 37, used_bytes: 12_345, ..NodeLoad::default() };
     let beat = Heartbeat {
         node,
         uuid: NodeUuid(1),
@@ -86,7 +88,9 @@ async fn heartbeats(case: &Case, node: NodeId) {
     let reply = case.store().heartbeat(beat.clone()).await.expect("answers");
     assert_eq!(reply.delete, []);
     assert_eq!(reply.map, case.meta.map().await.expect("answers").version);
-    assert!(case.meta.fs_stat().await.expect("answers").used_bytes >= 12_345);
+    let after = case.meta.fs_stat().await.expect("answers");
+    assert!(after.used_bytes >= 12_345);
+    assert_eq!(before.capacity_bytes - after.capacity_bytes, 1 << 37, "what the node says now counts");
     let unknown = Heartbeat { node: NodeId(99), uuid: NodeUuid(99), ..beat };
     super::refused(case.store().heartbeat(unknown).await, Kind::NotFound);
 }

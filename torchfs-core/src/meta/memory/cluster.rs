@@ -115,9 +115,11 @@ impl Model {
 
     pub(super) fn fs_stat(&self) -> FsStat {
         let usable = || self.nodes.iter().filter(|record| record.state != NodeState::Down);
-        let used = |record: &NodeRecord| self.loads.get(&record.id).map_or(0, |load| load.used_bytes);
+        let load = |record: &NodeRecord| self.loads.get(&record.id);
+        let capacity = |record: &NodeRecord| load(record).map_or(record.capacity_bytes, |load| load.capacity_bytes);
+        let used = |record: &NodeRecord| load(record).map_or(0, |load| load.used_bytes);
         FsStat {
-            capacity_bytes: usable().fold(0, |sum: u64, record| sum.saturating_add(record.capacity_bytes)),
+            capacity_bytes: usable().fold(0, |sum: u64, record| sum.saturating_add(capacity(record))),
             used_bytes: usable().fold(0, |sum: u64, record| sum.saturating_add(used(record))),
             inodes: self.named().count() as u64,
             profile: self.inodes.get(&InodeId::ROOT).and_then(|root| root.profile),
