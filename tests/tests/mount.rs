@@ -230,6 +230,10 @@ fn a_child_that_closes_what_it_inherited_does_not_publish_it() {
     let mount = Mount::start(&cluster, "mnt");
     let mut file = fs::File::create(mount.join("file")).expect("creates");
     file.write_all(b"the first half,").expect("writes");
+    // Opening with O_TRUNC and closing is a write like any other: published when close(2) returns.
+    fs::write(mount.join("cut"), b"content").expect("writes");
+    drop(fs::OpenOptions::new().write(true).truncate(true).open(mount.join("cut")).expect("opens"));
+    assert_eq!(fs::metadata(mount.join("cut")).expect("stat").len(), 0);
     // Between fork(2) and exec(3) the child has the descriptor, and the kernel closes it for the child.
     shell(mount.path(), "true");
     assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, b"");

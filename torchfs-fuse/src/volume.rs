@@ -136,6 +136,9 @@ impl Volume {
         let file = self.client.open_inode(ino).await?;
         let keep_pages = self.handles.pages_still_good(ino, file.attr().version) && !how.truncate;
         let (handle, open) = self.handles.insert_file(file);
+        if let Some(writer) = how.writer {
+            open.add_writer(writer);
+        }
         if how.truncate
             && let Err(error) = open.change().truncate(0).await
         {
