@@ -1,7 +1,7 @@
 //! Stripes in and out: what the client and, later, repair share. [`StripeIo`] writes content as k+m shards on distinct
 //! nodes, and reads byte ranges back with as few shards as possible.
 //!
-//! - `store` writes: encode, place, send, replace nodes that fail.
+//! - `store` writes: encode, place, send, replace nodes that fail. `grants` are places asked for ahead.
 //! - `fetch` reads one range: data shards first, others for what is missing, damaged or slow.
 //! - `many` reads many ranges with few requests.
 //! - `spread` is the rule about which nodes may hold how much of a stripe; `latency` decides when a node is slow;
@@ -10,6 +10,7 @@
 //! Rule of this module: no byte leaves it that was not checked against the writer's checksum, or restored from such bytes.
 
 mod fetch;
+mod grants;
 mod latency;
 mod many;
 mod report;

@@ -24,6 +24,8 @@ pub(super) struct FakeMeta {
     next: AtomicU64,
     nodes: Vec<NodeId>,
     pub(super) avoided: Mutex<Vec<NodeId>>,
+    /// Requests for places.
+    pub(super) asked: AtomicU64,
     reported: Mutex<Vec<ShardId>>,
 }
 
@@ -45,6 +47,7 @@ impl MetaStore for FakeMeta {
 
     async fn allocate(&self, request: Allocate) -> Result<Vec<Allocation>> {
         *self.avoided.lock().unwrap() = request.avoid.clone();
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let nodes: Vec<NodeId> = self.nodes.iter().filter(|node| !request.avoid.contains(node)).copied().collect();
         let allocation = |_| {
             let stripe = StripeId(self.next.fetch_add(1, Ordering::Relaxed));
@@ -117,7 +120,7 @@ impl Rig {
             nodes.push(NodeId(number));
         }
         let (next, avoided, reported) = (AtomicU64::new(1), Mutex::default(), Mutex::default());
-        let meta = Arc::new(FakeMeta { next, nodes, avoided, reported });
+        let meta = Arc::new(FakeMeta { next, nodes, avoided, asked: AtomicU64::new(0), reported });
         let io = StripeIo::new(MetaSession::new(meta.clone()), stores.clone());
         Rig { io, meta, stores, memory, faulty }
     }

@@ -4,6 +4,7 @@
 //! all its shards on distinct nodes if enough nodes work; otherwise some nodes hold several, otherwise some shards are
 //! missing; otherwise the write fails, and what was sent is deleted again as far as possible.
 
+use super::grants::Grants;
 use super::spread::{Reach, Spread, survives_any_one_node};
 use super::{STRIPE_DEADLINE, Shared, StripeIo, ask, offload};
 use crate::checksum::block_checksums;
@@ -41,6 +42,7 @@ const UNDO_DEADLINE: Duration = Duration::from_secs(2);
 /// What is remembered between writes.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
+    grants: Grants,
     failed: Mutex<HashMap<NodeId, Instant>>,
     chores: Mutex<JoinSet<()>>,
 }
@@ -152,10 +154,15 @@ impl StripeIo {
     }
 
     async fn allocate(&self, shape: StripeShape, avoid: &[NodeId]) -> Result<Allocation> {
+        if avoid.is_empty() {
+            return self.shared.writes.grants.place(&self.shared.meta, shape).await;
+        }
+        // Places that were granted before may be on these nodes.
+        self.shared.writes.grants.forget();
         let mut request =
             Allocate { profile: shape.profile, stripes: 1, shard_bytes: shape.shard_bytes, avoid: avoid.to_vec() };
         let mut answer = self.shared.meta.allocate(request.clone()).await;
-        if answer.is_err() && !avoid.is_empty() {
+        if answer.is_err() {
             request.avoid.clear();
             answer = self.shared.meta.allocate(request).await;
         }

@@ -10,6 +10,7 @@ use crate::settings::SHARD_BYTES_MAX;
 use crate::shard::fault::Fault;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -252,4 +253,45 @@ async fn every_operation_can_be_spawned() {
         Ok::<_, crate::Error>(io.read(&stripe, 0..10).await? == many)
     });
     assert!(spawned.await.expect("joined").expect("works"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_of_many_small_stripes_asks_for_places_ahead_and_each_is_used_once() {
+    let rig = Rig::new(6);
+    let mut stripes = std::collections::BTreeSet::new();
+    for seed in 0..500 {
+        let (stripe, content) = rig.write(Profile::DEFAULT, 1 + 100 * seed, seed as u64).await;
+        rig.assert_reads(&stripe, 0..content.len() as u32, &content).await;
+        assert!(stripes.insert(stripe.id), "{} was given twice", stripe.id);
+    }
+    let asked = rig.meta.asked.load(Ordering::Relaxed);
+    assert!(asked < 50, "asked {asked} times for 500 stripes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_of_long_ago_are_not_used() {
+    let rig = Rig::new(6);
+    for seed in 0..4 {
+        rig.write(Profile::DEFAULT, 1000, seed).await;
+    }
+    for seed in 4..8 {
+        let asked = rig.meta.asked.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        rig.write(Profile::DEFAULT, 1000, seed).await;
+        assert_eq!(rig.meta.asked.load(Ordering::Relaxed), asked + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_asked_for_before_a_node_failed_are_forgotten() {
+    let rig = Rig::new(8);
+    for seed in 0..4 {
+        rig.write(Profile::DEFAULT, 1000, seed).await;
+    }
+    rig.set(1, Some(Fault::Fail(Kind::Io)));
+    let (stripe, _) = rig.write(Profile::DEFAULT, 1000, 4).await;
+    assert_eq!(nodes_of(&stripe), [4, 2, 3], "a spare took the place of the node that failed");
+    let (stripe, _) = rig.write(Profile::DEFAULT, 1000, 5).await;
+    assert_eq!(nodes_of(&stripe), [2, 3, 4]);
+    assert_eq!(*rig.meta.avoided.lock().unwrap(), [NodeId(1)]);
 }
