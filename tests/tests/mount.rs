@@ -222,6 +222,24 @@ fn closing_one_handle_does_not_publish_what_another_is_writing() {
 }
 
 #[test]
+fn closing_a_file_that_was_only_cut_publishes_the_cut() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start(&cluster, "mnt");
+    write_file(&mount.join("a"), b"content");
+    write_file(&mount.join("b"), b"content");
+    drop(fs::OpenOptions::new().write(true).truncate(true).open(mount.join("a")).expect("opens"));
+    assert_eq!(cluster.torchfs(["cat", "/a"]).ok(), "");
+    let file = fs::OpenOptions::new().write(true).open(mount.join("b")).expect("opens");
+    file.set_len(3).expect("cuts");
+    drop(file);
+    assert_eq!(cluster.torchfs(["cat", "/b"]).ok(), "con");
+    mount.unmount();
+}
+
+#[test]
 fn a_child_that_closes_what_it_inherited_does_not_publish_it() {
     if !fuse_or_skip() {
         return;

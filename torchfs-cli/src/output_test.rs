@@ -100,6 +100,7 @@ fn attr() -> Attr {
         version: Version(2),
         rdev: 0,
         xattr_bytes: 0,
+        profile: None,
     }
 }
 

@@ -69,6 +69,11 @@ impl InodeId {
     pub const ROOT: InodeId = InodeId(1);
 }
 
+impl Version {
+    /// A file that nothing was ever committed to, which is empty.
+    pub const NEW: Version = Version(0);
+}
+
 macro_rules! random_id {
     ($name:ident) => {
         impl $name {

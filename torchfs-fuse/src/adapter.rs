@@ -3,7 +3,7 @@
 use crate::caller::Caller;
 use crate::convert;
 use crate::errno::errno;
-use crate::volume::{Change, OpenHow, Opened, Volume, attr_change, new_inode};
+use crate::volume::{Change, OpenHow, Opened, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
@@ -554,12 +554,15 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let name = convert::name(name);
-        self.answer(
-            "getxattr",
-            |volume| async move { volume.xattr(convert::ino(ino), name?).await },
-            reply_xattr(reply, size),
-        );
+        // The kernel asks for security.capability before every write: no task for what is never there.
+        match convert::name(name).and_then(readable_xattr) {
+            Ok(name) => self.answer(
+                "getxattr",
+                |volume| async move { volume.xattr(convert::ino(ino), name).await },
+                reply_xattr(reply, size),
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -127,13 +127,17 @@ impl Volume {
         if_exists: IfExists,
         how: OpenHow,
     ) -> Result<(Attr, Opened)> {
-        let attr = self.client.meta().create(parent, name, inode, if_exists).await?;
-        let opened = self.open(attr.ino, how).await?;
-        Ok((self.with_writes(attr), opened))
+        let file = self.client.create_inode(parent, name, inode, if_exists).await?;
+        let opened = self.opened(file.clone(), how).await?;
+        Ok((file.attr(), opened))
     }
 
     pub async fn open(&self, ino: InodeId, how: OpenHow) -> Result<Opened> {
-        let file = self.client.open_inode(ino).await?;
+        self.opened(self.client.open_inode(ino).await?, how).await
+    }
+
+    async fn opened(&self, file: File, how: OpenHow) -> Result<Opened> {
+        let ino = file.ino();
         let keep_pages = self.handles.pages_still_good(ino, file.attr().version) && !how.truncate;
         let (handle, open) = self.handles.insert_file(file);
         if let Some(writer) = how.writer {
@@ -227,8 +231,6 @@ impl Volume {
     }
 
     pub async fn xattr(&self, ino: InodeId, name: Name) -> Result<Vec<u8>> {
-        // The kernel asks for security.capability before every write; answering here saves a request each time.
-        check_xattr_name(&name, Kind::NoAttribute)?;
         self.client.meta().xattr(ino, name).await
     }
 
@@ -331,6 +333,14 @@ pub struct OpenHow {
 /// A new inode owned by the caller.
 pub fn new_inode(kind: NewKind, mode: u32, uid: u32, gid: u32) -> NewInode {
     NewInode { kind, mode: mode & 0o7777, uid, gid, mtime: None }
+}
+
+/// The name of an attribute that may be there.
+///
+/// # Errors
+/// `NoAttribute` or `Unsupported` for those that never are.
+pub fn readable_xattr(name: Name) -> Result<Name> {
+    check_xattr_name(&name, Kind::NoAttribute).map(|()| name)
 }
 
 /// Only `user.` and `trusted.` attributes are kept: access control lists and security labels would have to be obeyed too.

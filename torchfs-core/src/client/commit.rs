@@ -137,7 +137,7 @@ impl File {
         if write.is_empty() {
             return Ok(stored);
         }
-        let profile = self.profile().await?;
+        let profile = self.open.profile()?;
         let uploads: Vec<BoxFuture<'_, _>> =
             chunks(profile, write).into_iter().map(|chunk| self.store_chunk(profile, chunk).boxed()).collect();
         let uploaded: Vec<(Stripe, Vec<Piece>)> =
@@ -171,7 +171,7 @@ impl File {
     }
 
     async fn store_chunk(&self, profile: Profile, chunk: Vec<Piece>) -> Result<(Stripe, Vec<Piece>)> {
-        let _permit = self.client.upload_permit().await;
+        let _permit = self.client.upload_permit(chunk.iter().map(Piece::len).sum()).await;
         Ok((store(self.client.stripes(), profile, &chunk).await?, chunk))
     }
 

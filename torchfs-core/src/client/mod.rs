@@ -24,8 +24,10 @@ pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
 use crate::cache::policy::Lru;
 use crate::cache::{Cache, CacheStats};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{ClusterId, InodeId};
-use crate::meta::{Attr, AttrChange, FileKind, FsStat, MetaSession, MetaStore, SetTime, Status};
+use crate::ids::{ClusterId, InodeId, Version};
+use crate::meta::{
+    Attr, AttrChange, Content, FileKind, FsStat, IfExists, MetaSession, MetaStore, Name, NewInode, SetTime, Status,
+};
 use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
@@ -37,8 +39,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 
-/// How many stripes of all files together are held in memory on their way into the cluster.
-const UPLOADS_MAX: usize = 4;
+/// How much of all files together is held in memory on its way into the cluster, in units of [`UPLOAD_UNIT_BYTES`].
+const UPLOAD_UNITS_MAX: usize = 64;
+
+/// A stripe counts as at least one unit, ...
+const UPLOAD_UNIT_BYTES: u64 = 1024 * 1024;
+
+/// ... and at most as this many, so that four of any size are under way.
+const UPLOAD_UNITS_PER_STRIPE_MAX: u64 = 16;
 
 /// How much the cache holds unless said otherwise.
 const CACHE_BYTES_DEFAULT: u64 = 10 << 30;
@@ -157,7 +165,7 @@ impl ClientBuilder {
             stripes,
             owner: self.owner.unwrap_or_else(process),
             staging: Staging::new(staging),
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            uploads: Arc::new(Semaphore::new(UPLOAD_UNITS_MAX)),
             open: Mutex::default(),
             cache,
         };
@@ -210,6 +218,27 @@ impl Client {
     /// `NotFound`, `IsDirectory`, `InvalidInput` for what has no content.
     pub async fn open_inode(&self, ino: InodeId) -> Result<File> {
         self.open_as(ino, OpenMode::ReadWrite).await
+    }
+
+    /// Makes a regular file under a name and opens it, for reading and writing; with [`IfExists::Keep`] it may be there.
+    ///
+    /// # Errors
+    /// What metadata answers.
+    pub async fn create_inode(
+        &self,
+        parent: InodeId,
+        name: Name,
+        inode: NewInode,
+        if_exists: IfExists,
+    ) -> Result<File> {
+        let attr = self.meta().create(parent, name, inode, if_exists).await?;
+        if attr.kind == FileKind::File && attr.version == Version::NEW {
+            // Nothing was ever committed to it, so there is no content to ask for.
+            let base = Arc::new(Base::new(attr, Content::default()));
+            let open = self.open_files().get_or_insert(&base);
+            return Ok(File::new(self.clone(), open, base, OpenMode::ReadWrite));
+        }
+        self.open_inode(attr.ino).await
     }
 
     async fn open_as(&self, ino: InodeId, mode: OpenMode) -> Result<File> {

@@ -3,14 +3,14 @@
 use super::content::{Base, Origin};
 use super::overlay::{Overlay, Piece, Source};
 use super::staging::{BLOCK_BYTES, Block, FILE_MEMORY_BYTES_MAX, Prefer, Staging};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
 use crate::layout::{Profile, Stripe};
 use crate::meta::{Attr, AttrChange, SetTime, Timestamp};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// How many stripes of one file are encoded and sent in the background at a time.
@@ -23,7 +23,6 @@ pub(super) struct OpenFile {
     /// Commits go one after the other.
     pub commit_turn: Semaphore,
     pub uploads: Arc<Semaphore>,
-    pub profile: OnceCell<Profile>,
     state: Mutex<State>,
 }
 
@@ -138,7 +137,6 @@ impl OpenFile {
             ino: base.attr.ino,
             commit_turn: Semaphore::new(1),
             uploads: Arc::new(Semaphore::new(FILE_UPLOADS_MAX)),
-            profile: OnceCell::new(),
             state: Mutex::new(State {
                 overlay: Overlay::default(),
                 change: SizeChange::default(),
@@ -156,6 +154,15 @@ impl OpenFile {
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How this file's new stripes are coded.
+    ///
+    /// # Errors
+    /// `Protocol` if metadata did not say.
+    pub fn profile(&self) -> Result<Profile> {
+        let unsaid = || Error::new(Kind::Protocol, format!("metadata names no profile for file {}", self.ino));
+        self.state().latest.attr.profile.ok_or_else(unsaid)
     }
 }
 

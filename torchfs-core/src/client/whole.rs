@@ -26,15 +26,14 @@ impl Client {
         let path = path.as_ref();
         let open = async {
             let resolved = self.meta().resolve(path).await?;
-            let attr = match (resolved.attr, resolved.name) {
-                (Some(attr), _) => attr,
+            match (resolved.attr, resolved.name) {
+                (Some(attr), _) => self.open_inode(attr.ino).await,
                 (None, Some(name)) => {
                     let inode = self.new_inode(NewKind::File, 0o644);
-                    self.meta().create(resolved.parent, name, inode, IfExists::Keep).await?
+                    self.create_inode(resolved.parent, name, inode, IfExists::Keep).await
                 }
-                (None, None) => return Err(Error::new(Kind::IsDirectory, "this is the root folder")),
-            };
-            self.open_as(attr.ino, OpenMode::ReadWrite).await
+                (None, None) => Err(Error::new(Kind::IsDirectory, "this is the root folder")),
+            }
         };
         open.await.context(|| shown(path))
     }

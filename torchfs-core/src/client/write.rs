@@ -1,8 +1,8 @@
 //! Writing: into the staging area, and whole stripes from there into the cluster while the writer goes on.
 
-use super::File;
 use super::open_file::{Background, OpenFile};
 use super::overlay::{Piece, Source};
+use super::{File, UPLOAD_UNIT_BYTES, UPLOAD_UNITS_PER_STRIPE_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{Profile, Stripe, StripeShape};
 use crate::settings::SHARD_BYTES_MAX;
@@ -38,11 +38,14 @@ impl File {
     async fn send_full_stripes(&self, at: u64) {
         // No stripe is smaller than one full shard, so that most writes need not know the profile.
         while self.open.state().full_stripe(at, SHARD_BYTES_MAX as u64).is_some() {
-            let Ok(profile) = self.profile().await else { return };
+            let Ok(profile) = self.open.profile() else { return };
             if self.open.state().full_stripe(at, profile.stripe_bytes_max()).is_none() {
                 return;
             }
-            let permits = (self.open.uploads.clone().acquire_owned().await, self.client.upload_permit().await);
+            let permits = (
+                self.open.uploads.clone().acquire_owned().await,
+                self.client.upload_permit(profile.stripe_bytes_max()).await,
+            );
             let (Ok(of_file), Some(of_client)) = permits else { return };
             let mut state = self.open.state();
             let Some(range) = state.full_stripe(at, profile.stripe_bytes_max()) else { return };
@@ -61,20 +64,6 @@ impl File {
                 drop((of_file, of_client));
             });
         }
-    }
-
-    /// How this file's new stripes are coded.
-    ///
-    /// # Errors
-    /// If metadata does not answer.
-    pub(super) async fn profile(&self) -> Result<Profile> {
-        let ask = || async {
-            match self.client.meta().profile(self.ino()).await {
-                Ok((profile, _)) => Ok(profile),
-                Err(error) => Err(error),
-            }
-        };
-        self.open.profile.get_or_try_init(ask).await.copied()
     }
 }
 
@@ -162,9 +151,10 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 }
 
 impl super::Client {
-    /// Leave to hold one more stripe in memory on its way into the cluster.
-    pub(super) async fn upload_permit(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    /// Leave to hold a stripe of so many bytes in memory on its way into the cluster.
+    pub(super) async fn upload_permit(&self, bytes: u64) -> Option<tokio::sync::OwnedSemaphorePermit> {
         let permits: Arc<Semaphore> = self.inner.uploads.clone();
-        permits.acquire_owned().await.ok()
+        let units = bytes.div_ceil(UPLOAD_UNIT_BYTES).clamp(1, UPLOAD_UNITS_PER_STRIPE_MAX);
+        permits.acquire_many_owned(units as u32).await.ok()
     }
 }

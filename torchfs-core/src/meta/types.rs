@@ -182,6 +182,8 @@ pub struct Attr {
     pub rdev: u32,
     /// Bytes of the names of its extended attributes, each with one more, as listxattr(2) counts; 0 if it has none.
     pub xattr_bytes: u32,
+    /// How new stripes of a regular file are coded; `None` for everything else.
+    pub profile: Option<Profile>,
 }
 
 /// What a new inode is to be.
@@ -296,7 +298,7 @@ impl ContentChange {
 }
 
 /// A file's content: what a reader needs to fetch it without asking metadata again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     /// In file order; what lies between is a hole.
     pub extents: Vec<Extent>,

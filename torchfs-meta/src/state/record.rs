@@ -121,6 +121,10 @@ impl Inode {
                 _ => 0,
             },
             xattr_bytes: self.xattr_bytes,
+            profile: match self.body {
+                Body::File { profile } => Some(profile),
+                _ => None,
+            },
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::shard::fault::{Fault, FaultyStore};
 use crate::shard::memory::{MemoryStore, MemoryStores};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(super) const CLUSTER: ClusterId = ClusterId(11);
@@ -39,6 +40,9 @@ pub(super) struct FaultyMeta {
     inner: MemoryMeta,
     /// The kinds with which the next commits fail, last first.
     pub commit_faults: Mutex<Vec<Kind>>,
+    /// Changes and questions so far.
+    changes: AtomicUsize,
+    questions: AtomicUsize,
 }
 
 #[async_trait]
@@ -49,10 +53,12 @@ impl MetaStore for FaultyMeta {
         {
             return Err(Error::new(kind, "fault injected"));
         }
+        self.changes.fetch_add(1, Ordering::Relaxed);
         self.inner.apply(command).await
     }
 
     async fn query(&self, query: MetaQuery) -> Result<MetaAnswer> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
         self.inner.query(query).await
     }
 
@@ -79,7 +85,12 @@ impl Rig {
     /// Six nodes whose shards are kept by `stores`.
     pub async fn over(stores: Arc<dyn ShardStores>) -> Rig {
         let inner = MemoryMeta::new(CLUSTER, Profile::DEFAULT);
-        let meta = Arc::new(FaultyMeta { inner, commit_faults: Mutex::default() });
+        let meta = Arc::new(FaultyMeta {
+            inner,
+            commit_faults: Mutex::default(),
+            changes: AtomicUsize::new(0),
+            questions: AtomicUsize::new(0),
+        });
         let session = MetaSession::new(meta.clone());
         for number in 1..=6u32 {
             let register = MetaOp::Register {
@@ -105,6 +116,12 @@ impl Rig {
     /// All requests to nodes `from..` fail from now on, or work again.
     pub fn set_faults(&self, from: usize, fault: Option<Fault>) {
         self.nodes[from..].iter().for_each(|node| node.set(fault));
+    }
+
+    /// Changes and questions that metadata was asked since the last call.
+    pub fn take_meta_requests(&self) -> (usize, usize) {
+        let take = |count: &AtomicUsize| count.swap(0, Ordering::Relaxed);
+        (take(&self.meta.changes), take(&self.meta.questions))
     }
 
     pub fn requests(&self) -> usize {

@@ -2,7 +2,9 @@
 
 use super::{Rig, pattern};
 use crate::error::Kind;
-use crate::meta::{AttrChange, SetTime, Timestamp};
+use crate::ids::InodeId;
+use crate::layout::Profile;
+use crate::meta::{AttrChange, IfExists, Name, NewKind, SetTime, Timestamp};
 use crate::shard::fault::Fault;
 use bytes::Bytes;
 
@@ -25,6 +27,41 @@ async fn a_file_comes_back_to_another_client_after_its_commit_and_not_before() {
     assert_eq!(two.read_file("/a").await.expect("read"), data);
     assert_eq!(file.read_at(5, 100).await.expect("read"), data[5..105]);
     assert_eq!(file.commit().await.expect("nothing to do").version, attr.version);
+}
+
+#[tokio::test]
+async fn a_new_file_costs_two_changes_and_no_question() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    rig.take_meta_requests();
+    let inode = client.new_inode(NewKind::File, 0o644);
+    let name = Name::new("a").expect("a name");
+    let file = client.create_inode(InodeId::ROOT, name.clone(), inode.clone(), IfExists::Fail).await.expect("made");
+    assert_eq!(file.read_at(0, 10).await.expect("read"), "");
+    file.write_at(0, pattern(1, 12_000)).await.expect("written");
+    file.commit().await.expect("committed");
+    assert_eq!(rig.take_meta_requests(), (2, 0));
+    // A file that is there and has content is not taken for a new one.
+    let again = client.create_inode(InodeId::ROOT, name, inode, IfExists::Keep).await.expect("opened");
+    assert_eq!(again.read_at(0, 20_000).await.expect("read"), pattern(1, 12_000));
+}
+
+#[tokio::test]
+async fn a_file_is_coded_with_the_profile_of_its_folder_at_the_time_it_was_made() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    client.mkdir("/d").await.expect("made");
+    for (data, parity) in [(2, 1), (1, 2), (3, 1)] {
+        let profile = Profile::new(data, parity).expect("a profile");
+        client.set_profile("/d", profile).await.expect("set");
+        let file = client.create(format!("/d/{data}")).await.expect("made");
+        assert_eq!(file.attr().profile, Some(profile));
+        client.set_profile("/d", Profile::DEFAULT).await.expect("set");
+        file.write_at(0, pattern(1, 10_000)).await.expect("written");
+        let attr = file.commit().await.expect("committed");
+        let (_, content) = client.meta().open(attr.ino).await.expect("opened");
+        assert_eq!(content.stripes[0].shape.profile, profile);
+    }
 }
 
 #[tokio::test]

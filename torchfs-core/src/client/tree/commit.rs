@@ -342,6 +342,7 @@ mod tests {
             version: Version(0),
             rdev: 0,
             xattr_bytes: 0,
+            profile: None,
         }))
     }
 

@@ -400,6 +400,7 @@ mod tests {
             version: Version(1),
             rdev: 0,
             xattr_bytes: 0,
+            profile: None,
         };
         LocalFile::new(path.to_owned(), Looks { attr, xattrs: Vec::new() }, 2)
     }

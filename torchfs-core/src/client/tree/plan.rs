@@ -192,6 +192,7 @@ mod tests {
             version: Version(1),
             rdev: 0,
             xattr_bytes: 0,
+            profile: None,
         };
         Arc::new(LocalFile::new("never made".into(), Looks { attr, xattrs: Vec::new() }, 1))
     }

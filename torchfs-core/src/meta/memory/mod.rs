@@ -317,6 +317,7 @@ impl Model {
                 _ => 0,
             },
             xattr_bytes: list_bytes(inode.xattrs.keys()) as u32,
+            profile: inode.profile.filter(|_| inode.kind == NewKind::File),
         })
     }
 }
