@@ -173,11 +173,13 @@ pub struct ClusterOptions {
     pub store_args: Vec<String>,
     /// Where storage nodes keep their data, if not in the cluster's own temporary folder.
     pub store_root: Option<PathBuf>,
+    /// Where the first so many metadata nodes keep theirs, if not there.
+    pub meta_root: Option<(usize, PathBuf)>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        ClusterOptions { metas: 3, stores: 6, ec: "4+2", store_args: Vec::new(), store_root: None }
+        ClusterOptions { metas: 3, stores: 6, ec: "4+2", store_args: Vec::new(), store_root: None, meta_root: None }
     }
 }
 
@@ -261,7 +263,8 @@ impl Cluster {
 
     /// A metadata node's data folder.
     pub fn meta_dir(&self, number: usize) -> PathBuf {
-        self.dir().join(format!("meta-{}", number + 1))
+        let root = self.options.meta_root.as_ref().filter(|(nodes, _)| number < *nodes).map(|(_, root)| root.as_path());
+        root.unwrap_or(self.dir()).join(format!("meta-{}", number + 1))
     }
 
     /// What a node wrote to its log so far.
@@ -309,6 +312,15 @@ impl Cluster {
     /// Kills a metadata node with SIGKILL.
     pub fn kill_meta(&mut self, number: usize) {
         kill(self.metas[number].take());
+    }
+
+    /// Waits until a metadata node has ended by itself.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_for_end_of_meta(&mut self, number: usize) {
+        let mut node = self.metas[number].take().expect("the node runs");
+        wait_until("the metadata node ends", || node.try_wait().expect("it can be asked").is_some());
     }
 
     /// Kills a storage node with SIGKILL.

@@ -6,7 +6,9 @@
 mod cluster;
 mod content;
 mod mount;
+mod small_disk;
 
 pub use cluster::{Cluster, ClusterOptions, Finished, binary, exit, run, run_with_input, wait_until};
 pub use content::{Noise, assert_same_tree, write_file, write_small_files};
-pub use mount::{Mount, fuse_or_skip};
+pub use mount::{Mount, fuse_or_skip, mounted_or_skip, mounts_below};
+pub use small_disk::SmallDisk;

@@ -19,6 +19,16 @@ pub fn fuse_or_skip() -> bool {
     false
 }
 
+/// A cluster mounted on `mnt`, where this machine can mount; see [`fuse_or_skip`].
+#[must_use]
+pub fn mounted_or_skip() -> Option<(Cluster, Mount)> {
+    fuse_or_skip().then(|| {
+        let cluster = Cluster::start();
+        let mount = Mount::start(&cluster, "mnt");
+        (cluster, mount)
+    })
+}
+
 /// A mounted file system in a process of its own. Unmounted and killed when dropped.
 #[derive(Debug)]
 pub struct Mount {
@@ -91,8 +101,15 @@ impl Mount {
 }
 
 fn is_mounted(point: &Path) -> bool {
+    mounts_below(point).iter().any(|mounted| mounted == point)
+}
+
+/// Where something is mounted in a folder or on it.
+#[must_use]
+pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().any(|line| line.split(' ').nth(1) == point.to_str())
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    points.filter(|point| point.starts_with(folder)).collect()
 }
 
 impl Drop for Mount {

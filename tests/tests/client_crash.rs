@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
-use torchfs_tests::{Cluster, Mount, Noise, fuse_or_skip, run, wait_until, write_file};
+use torchfs_tests::{Cluster, Mount, Noise, mounted_or_skip, run, wait_until, write_file};
 
 const BIG: usize = 150 << 20;
 
@@ -73,11 +73,7 @@ fn write_and_sync(path: &std::path::Path, content: &[u8]) {
 
 #[test]
 fn a_killed_mount_leaves_the_old_version() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mut mount = Mount::start(&cluster, "mnt");
+    let Some((cluster, mut mount)) = mounted_or_skip() else { return };
     write_and_sync(&mount.join("kept"), b"the old version");
     let mut over = fs::OpenOptions::new().write(true).truncate(true).open(mount.join("kept")).expect("opens");
     let mut new = fs::File::create(mount.join("new")).expect("creates");

@@ -1,39 +1,6 @@
-//! Storage nodes on small disks of their own: a clear "no space" error, and nothing lost.
+//! Nodes on small disks that fill up: a clear error, and nothing lost.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use torchfs_tests::{Cluster, ClusterOptions, Noise, exit, run, write_file};
-
-/// An ext4 file system of `megabytes` in a file, mounted by the loop driver; a tmpfs where there is no loop device.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Path, megabytes: u64) -> Option<SmallDisk> {
-        if !rustix::process::geteuid().is_root() {
-            println!("skipped: mounting a small disk needs root");
-            return None;
-        }
-        let image = folder.with_extension("img");
-        std::fs::create_dir_all(folder).expect("a mountpoint");
-        std::fs::File::create(&image).and_then(|file| file.set_len(megabytes << 20)).expect("an image");
-        let ok = |command: &mut Command| run(command).code == Some(0);
-        let mounted = ok(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image))
-            && ok(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(folder));
-        if mounted
-            || ok(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(folder))
-        {
-            return Some(SmallDisk(folder.to_owned()));
-        }
-        println!("skipped: no small disk can be mounted");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use torchfs_tests::{Cluster, ClusterOptions, Noise, SmallDisk, exit, wait_until, write_file};
 
 /// The same words whether a node refused a shard or the leader found no room for one.
 fn says_what_is_full(text: &str) {
@@ -98,4 +65,72 @@ fn a_capacity_is_a_limit() {
         assert_eq!(store["capacity_bytes"], 20 << 20);
         assert!(store["used_bytes"].as_u64() <= Some(20 << 20), "{store}");
     }
+}
+
+fn names(cluster: &Cluster) -> Vec<String> {
+    cluster.torchfs(["ls", "/"]).ok().lines().map(str::to_owned).collect()
+}
+
+/// Makes folders until one cannot be made; answers with the number of those that were acknowledged, and the failure.
+fn make_folders(cluster: &Cluster, from: usize, count: usize) -> (usize, Option<String>) {
+    for number in from..from + count {
+        // Long names, so that little is left of a gap in the disk.
+        let made = cluster.torchfs(["mkdir", &format!("/{number:03}-{}", "n".repeat(200))]);
+        if made.code != Some(0) {
+            return (number, Some(made.failed_with(exit::UNAVAILABLE)));
+        }
+    }
+    (from + count, None)
+}
+
+#[test]
+fn a_full_disk_of_one_metadata_node_stops_that_node_alone() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(&root.path().join("disk"), 128) else { return };
+    let meta_root = Some((1, root.path().join("disk")));
+    let mut cluster = Cluster::start_with(ClusterOptions { stores: 1, meta_root, ..ClusterOptions::default() });
+    let (made, _) = make_folders(&cluster, 0, 5);
+    disk.fill();
+    let (made, failure) = make_folders(&cluster, made, 40);
+    assert_eq!(failure, None, "two of three nodes have room");
+    cluster.wait_for_end_of_meta(0);
+    let log = cluster.log("meta-1");
+    assert!(log.contains("No space left on device"), "the node says why it ended: {log}");
+    assert_eq!(names(&cluster).len(), made);
+
+    disk.free();
+    cluster.start_meta(0);
+    // It has caught up when it can stand in for another.
+    let other = if cluster.leader() == 1 { 2 } else { 1 };
+    cluster.kill_meta(other);
+    wait_until("two of three nodes work together", || {
+        cluster.torchfs(["mkdir", "/last"]).code != Some(exit::UNAVAILABLE)
+    });
+    assert_eq!(names(&cluster).len(), made + 1);
+}
+
+#[test]
+fn full_disks_of_all_metadata_nodes_lose_nothing_that_was_acknowledged() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(&root.path().join("disk"), 384) else { return };
+    let meta_root = Some((3, root.path().join("disk")));
+    let mut cluster = Cluster::start_with(ClusterOptions { stores: 1, meta_root, ..ClusterOptions::default() });
+    let (made, _) = make_folders(&cluster, 0, 5);
+    disk.fill();
+    let (made, failure) = make_folders(&cluster, made, 300);
+    let failure = failure.expect("nobody has room");
+    assert!(failure.contains("metadata did not answer"), "{failure}");
+    let log = [cluster.log("meta-1"), cluster.log("meta-2"), cluster.log("meta-3")].concat();
+    assert!(log.contains("No space left on device"), "the nodes say why: {log}");
+
+    (0..3).for_each(|node| cluster.wait_for_end_of_meta(node));
+    disk.free();
+    cluster.start_all();
+    cluster.wait_until_up();
+    let found = names(&cluster);
+    for number in 0..made {
+        assert!(found[number].starts_with(&format!("{number:03}-")), "folder {number} was acknowledged");
+    }
+    assert!(found.len() <= made + 1, "at most the one that failed was made too");
+    cluster.torchfs(["mkdir", "/works-again"]).ok();
 }

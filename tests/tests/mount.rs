@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use torchfs_tests::{
-    Cluster, Mount, Noise, assert_same_tree, fuse_or_skip, run, wait_until, write_file, write_small_files,
+    Cluster, Mount, Noise, assert_same_tree, fuse_or_skip, mounted_or_skip, run, wait_until, write_file,
+    write_small_files,
 };
 
 /// A tree with everything that a copy can get wrong.
@@ -37,13 +38,9 @@ fn shell(folder: &Path, script: &str) {
 
 #[test]
 fn cp_tar_find_and_rsync_like_tools_keep_everything() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
     let source = cluster.dir().join("source");
     nasty_tree(&source);
-    let mount = Mount::start(&cluster, "mnt");
     shell(mount.path(), "cp -a ../source copied");
     shell(mount.path(), "mkdir unpacked && tar --format=posix -C ../source -cf - . | tar -C unpacked -xf -");
     // Fresh eyes: nothing that this mount remembers can help.
@@ -65,11 +62,7 @@ fn cp_tar_find_and_rsync_like_tools_keep_everything() {
 
 #[test]
 fn git_clones_and_checks() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
     shell(
         mount.path(),
         "export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
@@ -114,11 +107,7 @@ assert len(a) == 240 and a == b, (len(a), len(b))
 /// How every checkpoint writer saves: write beside, rename over.
 #[test]
 fn regression_19_rename_over_an_existing_name_replaces_it_atomically() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
     let (temporary, name) = (mount.join("model.tmp"), mount.join("model"));
     fs::write(&name, b"version 0").expect("writes");
     let mut old = fs::File::open(&name).expect("opens");
@@ -143,11 +132,7 @@ fn regression_19_rename_over_an_existing_name_replaces_it_atomically() {
 /// The prototype answered EINPROGRESS for "exists", and 0 for failures.
 #[test]
 fn regression_22_errno_says_what_is_wrong() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
     fs::create_dir(mount.join("d")).expect("mkdir");
     fs::write(mount.join("f"), b"x").expect("writes");
     let errno = |result: std::io::Result<()>| result.err().and_then(|error| error.raw_os_error());
@@ -163,11 +148,7 @@ fn regression_22_errno_says_what_is_wrong() {
 
 #[test]
 fn files_are_written_at_any_place_and_cut_both_ways() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
     let mut model = Noise::new(6).bytes(20_000_000);
     let opened = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(mount.join("f"));
     let mut file = opened.expect("creates");
@@ -202,11 +183,7 @@ fn files_are_written_at_any_place_and_cut_both_ways() {
 /// A failed close must say so: the prototype uploaded after close had returned.
 #[test]
 fn closing_one_handle_does_not_publish_what_another_is_writing() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
     let mut first = fs::File::create(mount.join("file")).expect("creates");
     first.write_all(b"the old version").expect("writes");
     first.sync_all().expect("syncs");
@@ -241,11 +218,7 @@ fn closing_a_file_that_was_only_cut_publishes_the_cut() {
 
 #[test]
 fn a_child_that_closes_what_it_inherited_does_not_publish_it() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
     let mut file = fs::File::create(mount.join("file")).expect("creates");
     file.write_all(b"the first half,").expect("writes");
     // Opening with O_TRUNC and closing is a write like any other: published when close(2) returns.
@@ -265,11 +238,7 @@ fn a_child_that_closes_what_it_inherited_does_not_publish_it() {
 
 #[test]
 fn regression_06_close_reports_what_could_not_be_stored() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let mut cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((mut cluster, mount)) = mounted_or_skip() else { return };
     fs::write(mount.join("f"), b"the old version").expect("writes");
     for store in 0..5 {
         cluster.kill_store(store);
@@ -285,11 +254,7 @@ fn regression_06_close_reports_what_could_not_be_stored() {
 
 #[test]
 fn attributes_links_and_xattrs() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let mount = Mount::start(&cluster, "mnt");
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
     shell(
         mount.path(),
         "echo x > f; chmod 640 f; touch -d '2001-02-03 04:05:06.123456789' f

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use torchfs_tests::{
-    Cluster, Mount, Noise, assert_same_tree, exit, fuse_or_skip, wait_until, write_file, write_small_files,
+    Cluster, Noise, assert_same_tree, exit, mounted_or_skip, wait_until, write_file, write_small_files,
 };
 
 /// Small files, a file of one stripe, a file of several: everything that is laid out differently.
@@ -148,15 +148,11 @@ fn a_deleted_shard_file_is_read_around_and_reported() {
 /// The prototype returned uninitialised memory.
 #[test]
 fn regression_03_the_mount_answers_eio_with_too_few_nodes_and_recovers() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let mut cluster = Cluster::start();
+    let Some((mut cluster, mount)) = mounted_or_skip() else { return };
     let content = Noise::new(5).bytes(20 << 20);
     let source = cluster.dir().join("source.bin");
     write_file(&source, &content);
     cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
-    let mount = Mount::start(&cluster, "mnt");
     for store in 3..6 {
         cluster.kill_store(store);
     }

@@ -59,10 +59,11 @@ pub async fn run(global: &Global, args: Demo) -> Outcome {
     eprintln!("stopping, and removing what was made; once more to leave it as it is");
     stopper.stop();
     tokio::select! {
-        ended = timeout(CLEAN_UP_DEADLINE, demo) => match ended {
-            Ok(_) => Err(Failure::silent(Exit::Interrupted)),
-            Err(_) => Err(Failure::new(Exit::Interrupted, "could not clean up in time")),
-        },
+        ended = timeout(CLEAN_UP_DEADLINE, demo) => {
+            let late = |_| Err(Failure::new(Exit::Interrupted, "could not clean up in time"));
+            let failure = ended.unwrap_or_else(late).err().unwrap_or_else(|| Failure::silent(Exit::Interrupted));
+            Err(Failure { exit: Exit::Interrupted, ..failure })
+        }
         signal = asked_to_stop() => signal.and(Err(Failure::silent(Exit::Interrupted))),
     }
 }
@@ -71,7 +72,8 @@ async fn demo(global: &Global, args: &Demo, stop: &Stop) -> Outcome {
     let folder = tempfile::Builder::new().prefix("torchfs-demo-").tempdir().io(|| "make a temporary folder")?;
     let outcome = Box::pin(in_folder(global, args, folder.path(), stop)).await;
     let removed = remove(folder).await;
-    outcome.and(removed)
+    // What is left behind matters more than why the work ended.
+    removed.and(outcome)
 }
 
 async fn remove(folder: TempDir) -> Outcome {
@@ -86,10 +88,9 @@ async fn in_folder(global: &Global, args: &Demo, folder: &Path, stop: &Stop) -> 
     println!("dataset   {}", dataset.description());
     check_space(folder, dataset.bytes)?;
     let started = Instant::now();
-    let cluster = stop.or(async {
-        Ok(LocalCluster::builder().metas(METAS).stores(STORES).data_dir(folder.join("cluster")).start().await?)
-    });
-    let cluster = cluster.await?;
+    // Not given up halfway: nodes that are dropped while they start may still make files in a folder that is being removed.
+    let cluster = LocalCluster::builder().metas(METAS).stores(STORES).data_dir(folder.join("cluster"));
+    let cluster = Box::pin(cluster.start()).await?;
     println!(
         "cluster   {METAS} metadata and {STORES} storage nodes on 127.0.0.1, started in {:.1} s",
         started.elapsed().as_secs_f64()
@@ -114,7 +115,7 @@ async fn on_cluster(global: &Global, cluster: &LocalCluster, dataset: &Dataset, 
         report.add(result?);
         closed?;
         if number == FAILING_EPOCH {
-            stop.or(bring_back(cluster)).await?;
+            bring_back(cluster).await?;
         }
     }
     let status = cluster.client().await?.status().await?;
