@@ -37,6 +37,12 @@ use volume::Volume;
 /// How long operations that are under way may still take after the file system is unmounted.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Directives of a log filter for what fuser says that needs nobody's attention.
+///
+/// Its module `reply` reports as an error that the kernel no longer waits for an answer: at an unmount, which gives up
+/// releases of files that were just closed, and when a program is killed while it waits. Nobody misses these answers.
+pub const LOG_FILTER: &str = "fuser=error,fuser::reply=off";
+
 const ENOTCONN: i32 = 107;
 
 /// How to mount.

@@ -93,17 +93,15 @@ fn start_logging(cli: &Cli) -> Outcome {
 
 /// openraft, tarpc and fuser report what needs nobody's attention, like each refused connection of a node that is down,
 /// several times a second. What matters of it is said by our own crates and by `status`.
-///
-/// `fuser::reply` reports as an error that the kernel no longer waits for an answer: at every unmount, which gives up the
-/// releases of the files closed last, and when a program is killed while it waits. Nobody misses these answers.
-fn default_log(cli: &Cli) -> &'static str {
-    match &cli.verb {
-        _ if cli.global.quiet => "error,fuser::reply=off",
+fn default_log(cli: &Cli) -> String {
+    let level = match &cli.verb {
+        _ if cli.global.quiet => "error",
         // Nodes fail on purpose.
-        Verb::Demo(_) => "error,fuser::reply=off",
-        verb if verb.is_server() => "warn,torchfs=info,openraft=error,tarpc=error,fuser=error,fuser::reply=off",
-        _ => "warn,openraft=error,tarpc=error,fuser=error,fuser::reply=off",
-    }
+        Verb::Demo(_) => "error",
+        verb if verb.is_server() => "warn,torchfs=info,openraft=error,tarpc=error",
+        _ => "warn,openraft=error,tarpc=error",
+    };
+    format!("{level},{}", torchfs_fuse::LOG_FILTER)
 }
 
 /// The metadata addresses, which must have been given.
