@@ -99,7 +99,7 @@ impl File {
         let change = ContentChange {
             keep_bytes: frozen.change.keep,
             extents: ExtentMap::new(stored.extents).extents().to_vec(),
-            holes: Vec::new(),
+            holes: frozen.holes(),
             stripes: stored.stripes.into_values().collect(),
             size_min: frozen.change.size_min,
             mtime: frozen.change.mtime.unwrap_or(SetTime::Now),
@@ -191,6 +191,11 @@ impl File {
 }
 
 impl Frozen {
+    fn holes(&self) -> Vec<(u64, u64)> {
+        let holes = self.pieces.iter().filter(|piece| piece.is_hole());
+        holes.map(|piece| (piece.range.start, piece.len())).collect()
+    }
+
     fn has_sent(&self, id: StripeId) -> bool {
         self.pieces.iter().any(|piece| matches!(&piece.source, Source::Sent { stripe, .. } if stripe.id == id))
     }

@@ -129,7 +129,7 @@ impl File {
         self.open.state().set_attrs(change.clone())
     }
 
-    fn check_change(&self, end: Option<u64>) -> Result<()> {
+    pub(super) fn check_change(&self, end: Option<u64>) -> Result<()> {
         if self.mode == OpenMode::Read {
             return Err(Error::new(Kind::NotPermitted, "the file was opened for reading only"));
         }

@@ -6,6 +6,7 @@
 mod commit;
 mod content;
 mod file;
+mod holes;
 mod open_file;
 mod overlay;
 mod pack;

@@ -253,6 +253,15 @@ impl State {
         self.touch();
     }
 
+    /// Makes a range, as far as it is inside the file, a hole for a reader of `base`.
+    pub fn punch(&mut self, base: &Base, range: Range<u64>) {
+        let range = range.start..range.end.min(self.size(base));
+        if !range.is_empty() {
+            self.overlay.insert(Piece { range, source: Source::Hole { upload: None } });
+            self.touch();
+        }
+    }
+
     /// Sets attributes with the next commit. `false` if no commit is due that could take them along.
     pub fn set_attrs(&mut self, change: AttrChange) -> bool {
         let is_due = !self.overlay.is_empty() || !self.change.is_nothing();

@@ -18,6 +18,8 @@ pub(super) enum Source {
     Sending { upload: u64, block: Arc<Block>, at: u32 },
     /// In a stripe that no commit has named yet.
     Sent { stripe: Arc<Stripe>, at: u32 },
+    /// Nowhere: zeros, whatever the version underneath has there. Belongs to the commit with this number, if one has begun.
+    Hole { upload: Option<u64> },
 }
 
 impl Source {
@@ -26,6 +28,7 @@ impl Source {
         let mut source = self.clone();
         match &mut source {
             Source::Staged { at, .. } | Source::Sending { at, .. } | Source::Sent { at, .. } => *at += skip as u32,
+            Source::Hole { .. } => {}
         }
         source
     }
@@ -35,6 +38,7 @@ impl Source {
             (Source::Staged { block, at }, Source::Staged { block: other, at: next }) => {
                 Arc::ptr_eq(block, other) && u64::from(*at) + len == u64::from(*next)
             }
+            (Source::Hole { upload }, Source::Hole { upload: other }) => upload == other,
             _ => false,
         }
     }
@@ -50,6 +54,10 @@ pub(super) struct Piece {
 impl Piece {
     pub fn len(&self) -> u64 {
         self.range.end - self.range.start
+    }
+
+    pub fn is_hole(&self) -> bool {
+        matches!(self.source, Source::Hole { .. })
     }
 
     /// The part of it inside `range`, which it overlaps.
@@ -134,14 +142,20 @@ impl Overlay {
         self.staged.run_at(at)
     }
 
-    /// Marks all staged bytes of a range as on their way, and returns them.
+    /// Marks all staged bytes of a range as on their way, and returns them; and its holes as told.
     pub fn start_sending(&mut self, range: Range<u64>, upload: u64) -> Vec<Piece> {
         let mut sending = Vec::new();
         for piece in self.within(range) {
-            if let Source::Staged { block, at } = piece.source {
-                let piece = Piece { range: piece.range, source: Source::Sending { upload, block, at } };
-                self.insert(piece.clone());
-                sending.push(piece);
+            match piece.source {
+                Source::Staged { block, at } => {
+                    let piece = Piece { range: piece.range, source: Source::Sending { upload, block, at } };
+                    self.insert(piece.clone());
+                    sending.push(piece);
+                }
+                Source::Hole { upload: None } => {
+                    self.insert(Piece { range: piece.range, source: Source::Hole { upload: Some(upload) } });
+                }
+                _ => {}
             }
         }
         sending
@@ -150,11 +164,12 @@ impl Overlay {
     /// Takes what an upload was sending, unless it was overwritten meanwhile, as staged again.
     pub fn stop_sending(&mut self, wanted: impl Fn(u64) -> bool) {
         for piece in self.pieces() {
-            if let Source::Sending { upload, block, at } = piece.source
-                && wanted(upload)
-            {
-                self.insert(Piece { range: piece.range, source: Source::Staged { block, at } });
-            }
+            let source = match piece.source {
+                Source::Sending { upload, block, at } if wanted(upload) => Source::Staged { block, at },
+                Source::Hole { upload: Some(upload) } if wanted(upload) => Source::Hole { upload: None },
+                _ => continue,
+            };
+            self.insert(Piece { range: piece.range, source });
         }
     }
 
@@ -180,6 +195,7 @@ impl Overlay {
             let stored = match &piece.source {
                 Source::Staged { .. } => false,
                 Source::Sending { upload: current, .. } => *current == upload,
+                Source::Hole { upload: current } => *current == Some(upload),
                 Source::Sent { stripe, .. } => named(stripe),
             };
             if stored {
@@ -198,6 +214,9 @@ mod tests {
     use proptest::prelude::*;
 
     const LEN: usize = 96;
+
+    /// Stands for a byte of a hole in the model.
+    const HOLE: u32 = u32::MAX;
 
     /// Every byte that was ever staged differs, so that where a byte comes from can be told from its value.
     struct Harness {
@@ -232,6 +251,7 @@ mod tests {
                     self.origin[index][*at as usize]
                 }
                 Source::Sent { stripe, at } => self.stripes[stripe.id.0 as usize][*at as usize],
+                Source::Hole { .. } => HOLE,
             }
         }
 
@@ -252,7 +272,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_byte_is_found_where_it_was_last_put(
-            steps in prop::collection::vec((0u8..6, 0u64..64, 1u64..32), 1..40),
+            steps in prop::collection::vec((0u8..7, 0u64..64, 1u64..32), 1..40),
         ) {
             let mut harness = Harness {
                 staging: Staging::new("unused"),
@@ -288,6 +308,10 @@ mod tests {
                         };
                         harness.overlay.finish_sending(upload, &sent, &Arc::new(stripe));
                     },
+                    5 => {
+                        harness.overlay.insert(Piece { range, source: Source::Hole { upload: None } });
+                        harness.model[start as usize..(start + len) as usize].fill(Some(HOLE));
+                    }
                     _ => {
                         under_way.clear();
                         harness.overlay.stop_sending(|_| true);

@@ -128,6 +128,7 @@ fn split(pieces: Vec<Piece>, range: Range<u64>) -> Vec<Part> {
 async fn read_piece(stripes: &StripeIo, piece: &Piece) -> Result<Bytes> {
     let len = piece.len() as usize;
     match &piece.source {
+        Source::Hole { .. } => Ok(BytesMut::zeroed(len).freeze()),
         Source::Sent { stripe, at } => stripes.read(stripe, *at..*at + len as u32).await,
         Source::Staged { block, at } | Source::Sending { block, at, .. } => {
             let (block, at) = (block.clone(), *at as usize);

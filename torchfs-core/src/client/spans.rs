@@ -38,6 +38,10 @@ fn extents_after(base: &Base, keep: Option<u64>, pieces: &[Piece]) -> ExtentMap 
     for piece in pieces {
         let len = piece.len() as u32;
         let (stripe, stripe_offset) = match &piece.source {
+            Source::Hole { .. } => {
+                extents.remove(piece.range.clone());
+                continue;
+            }
             Source::Sent { stripe, at } => (stripe.id, *at),
             Source::Staged { .. } | Source::Sending { .. } => (NEW_STRIPE, new_at),
         };
@@ -63,7 +67,9 @@ pub(super) fn plan(base: &Base, keep: Option<u64>, pieces: &[Piece], spans: &[Ra
         for piece in overlapping(pieces, at..span.start) {
             match piece.source {
                 Source::Sent { .. } => plan.name.push(piece),
-                _ => plan.write.push(piece),
+                Source::Staged { .. } | Source::Sending { .. } => plan.write.push(piece),
+                // The commit names holes by themselves.
+                Source::Hole { .. } => {}
             }
         }
         plan.write.extend(whole_span(base, keep, pieces, &span));
@@ -86,6 +92,7 @@ fn whole_span(base: &Base, keep: Option<u64>, pieces: &[Piece], span: &Range<u64
     let mut under = ExtentMap::new(base.extents.within(visible));
     let mut all: Vec<Piece> = overlapping(pieces, span.clone()).collect();
     all.iter().for_each(|piece| under.remove(piece.range.clone()));
+    all.retain(|piece| !piece.is_hole());
     for extent in under.extents() {
         if let Some(stripe) = base.stripes.get(&extent.stripe) {
             let source = Source::Sent { stripe: stripe.clone(), at: extent.stripe_offset };

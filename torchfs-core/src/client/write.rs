@@ -116,6 +116,7 @@ pub(super) async fn gather(stripes: &StripeIo, pieces: &[Piece]) -> Result<Bytes
                 out = append_staged(out, std::mem::take(&mut staged)).await?;
                 out.extend_from_slice(&stripes.read(stripe, *at..*at + piece.len() as u32).await?);
             }
+            Source::Hole { .. } => return Err(Error::new(Kind::InvalidInput, "a hole has no bytes to store")),
         }
     }
     Ok(append_staged(out, staged).await?.freeze())
@@ -124,7 +125,7 @@ pub(super) async fn gather(stripes: &StripeIo, pieces: &[Piece]) -> Result<Bytes
 async fn append_staged(mut out: BytesMut, pieces: Vec<Piece>) -> Result<BytesMut> {
     let all_memory = pieces.iter().all(|piece| match &piece.source {
         Source::Staged { block, .. } | Source::Sending { block, .. } => block.is_memory(),
-        Source::Sent { .. } => true,
+        Source::Sent { .. } | Source::Hole { .. } => true,
     });
     let append = move || {
         for piece in &pieces {

@@ -12,6 +12,7 @@ const MIB: u64 = 1024 * 1024;
 enum Step {
     Write(u64, usize),
     Truncate(u64),
+    Punch(u64, usize),
     Read(u64, usize),
     Commit,
     FailedCommit,
@@ -30,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (place(), len.clone()).prop_map(|(at, len)| Step::Write(at, len)),
         2 => place().prop_map(Step::Truncate),
+        2 => (place(), len.clone()).prop_map(|(at, len)| Step::Punch(at, len)),
         3 => (place(), len).prop_map(|(at, len)| Step::Read(at, len)),
         2 => Just(Step::Commit),
         1 => Just(Step::FailedCommit),
@@ -67,6 +69,14 @@ async fn run(steps: Vec<Step>, cache_bytes: Option<u64>) {
             Step::Truncate(size) => {
                 file.truncate(size).await.expect("cut");
                 model.resize(size as usize, 0);
+            }
+            Step::Punch(at, len) => {
+                file.punch(at..at + len as u64).expect("punched");
+                let end = model.len().min(at as usize + len);
+                model[end.min(at as usize)..end].fill(0);
+                let data = file.next_data(at).unwrap_or(model.len() as u64);
+                assert!(data >= end as u64, "data at {data} in a hole that ends at {end}");
+                assert!((at as usize..end).is_empty() || file.next_hole(at) == Some(at));
             }
             Step::Read(at, len) => check(&file, &model, at, len).await,
             Step::Commit => {

@@ -1,6 +1,7 @@
 //! Writing and committing, with failures in between.
 
 use super::{Rig, pattern};
+use crate::client::File;
 use crate::error::Kind;
 use crate::ids::InodeId;
 use crate::layout::Profile;
@@ -191,6 +192,47 @@ async fn holes_are_not_stored_and_read_as_zeros() {
     assert_eq!(tail[..8], *b"\0\0\0\0\0end");
     assert_eq!(tail.len(), 105);
     assert!(tail[8..].iter().all(|&byte| byte == 0));
+}
+
+#[tokio::test]
+async fn holes_are_punched_and_found_before_and_after_the_commit() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let file = client.create("/a").await.expect("created");
+    file.write_at(0, vec![1; 300_000].into()).await.expect("written");
+    file.truncate(500_000).await.expect("grown");
+    file.punch(100_000..200_000).expect("punched");
+    file.punch(450_000..900_000).expect("punched");
+    let look = |file: &File| {
+        let data =
+            [0, 99_999, 100_000, 150_000, 200_000, 299_999, 300_000, 499_999, 500_000].map(|at| file.next_data(at));
+        let holes =
+            [0, 99_999, 100_000, 150_000, 200_000, 299_999, 300_000, 499_999, 500_000].map(|at| file.next_hole(at));
+        let (first, second, third) = (Some(100_000), Some(200_000), Some(300_000));
+        assert_eq!(data, [Some(0), Some(99_999), second, second, second, Some(299_999), None, None, None]);
+        assert_eq!(holes, [first, first, first, Some(150_000), third, third, third, Some(499_999), None]);
+        assert_eq!(file.attr().size, 500_000);
+    };
+    look(&file);
+    let attr = file.commit().await.expect("committed");
+    assert_eq!(attr.allocated, 200_000);
+    look(&file);
+    let other = rig.client().await.open("/a").await.expect("opened");
+    look(&other);
+    // A hole over committed bytes, and bytes over a hole.
+    file.punch(0..50_000).expect("punched");
+    file.write_at(120_000, vec![2; 10_000].into()).await.expect("written");
+    assert_eq!(
+        (file.next_data(0), file.next_hole(50_000), file.next_data(100_000)),
+        (Some(50_000), Some(100_000), Some(120_000))
+    );
+    assert_eq!(file.commit().await.expect("committed").allocated, 160_000);
+    let bytes = rig.client().await.read_file("/a").await.expect("read");
+    let mut expected = vec![0; 500_000];
+    expected[50_000..100_000].fill(1);
+    expected[120_000..130_000].fill(2);
+    expected[200_000..300_000].fill(1);
+    assert!(bytes == expected);
 }
 
 #[tokio::test]
