@@ -277,6 +277,32 @@ E
     mount.unmount();
 }
 
+#[test]
+fn holes_are_kept_punched_and_found() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    shell(
+        mount.path(),
+        "head -c 1000000 /dev/urandom > f; cp f g
+         fallocate -p -o 100000 -l 200000 f; fallocate -z -o 900000 -l 300000 f; fallocate -l 2000000 g
+         test \"$(stat -c %s f) $(stat -c %s g)\" = '1200000 2000000'
+         cp --sparse=always f copy; cmp f copy
+         python3 - <<'E'
+import os
+f = os.open('f', os.O_RDONLY)
+look = lambda: (os.lseek(f, 0, os.SEEK_HOLE), os.lseek(f, 100000, os.SEEK_DATA), os.lseek(f, 300000, os.SEEK_HOLE))
+assert look() == (100000, 300000, 900000), look()
+try: raise SystemExit(os.lseek(f, 900000, os.SEEK_DATA))
+except OSError as e: assert e.errno == 6, e
+data = os.pread(f, 2000000, 0)
+assert data[100000:300000] == bytes(200000) and data[900000:] == bytes(300000)
+assert data[:100000] == open('g', 'rb').read(100000)
+E",
+    );
+    mount.unmount();
+    let inspected = cluster.torchfs(["stat", "--json", "/f"]).ok();
+    assert!(inspected.contains("700000"), "allocated bytes: {inspected}");
+}
+
 /// The prototype loaded the whole namespace at mount, one request per entry, and hung at unmount.
 #[test]
 fn regressions_24_and_25_mounting_is_quick_and_unmounting_ends_the_process() {

@@ -3,14 +3,14 @@
 use crate::caller::Caller;
 use crate::convert;
 use crate::errno::errno;
-use crate::volume::{Change, OpenHow, Opened, Volume, attr_change, new_inode, readable_xattr};
+use crate::volume::{Allocate, Change, OpenHow, Opened, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
     OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{OFlags, XattrFlags};
+use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
@@ -136,6 +136,19 @@ fn how(request: &Request, flags: OpenFlags) -> OpenHow {
     let truncate = flags.0 & OFlags::TRUNC.bits() as i32 != 0;
     let writes = truncate || flags.acc_mode() != OpenAccMode::O_RDONLY;
     OpenHow { truncate, writer: writes.then(|| caller(request)) }
+}
+
+/// The modes of fallocate(2) that files here know; no blocks can be inserted or taken out.
+fn allocate(mode: i32) -> Option<Allocate> {
+    let flags = FallocateFlags::from_bits_retain(mode as u32);
+    let (keep, punch, zero) = (FallocateFlags::KEEP_SIZE, FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE);
+    match flags {
+        _ if flags.is_empty() => Some(Allocate { grow: true, zero: false }),
+        _ if flags == keep => Some(Allocate { grow: false, zero: false }),
+        _ if flags == keep | punch || flags == keep | zero => Some(Allocate { grow: false, zero: true }),
+        _ if flags == zero => Some(Allocate { grow: true, zero: true }),
+        _ => None,
+    }
 }
 
 /// Blocks of 4 KiB of content that fit: raw space divided by what the root folder's profile spends per byte.
@@ -431,15 +444,36 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        const KEEP_SIZE: i32 = 1;
-        match mode {
-            0 => self.answer_write(
-                "fallocate",
-                |volume| async move { volume.allocate(handle.0, offset, length).await },
-                reply_empty(reply),
-            ),
-            KEEP_SIZE => reply.ok(),
-            _ => reply.error(Errno::EOPNOTSUPP),
+        let Some(how) = allocate(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
+        self.answer_write(
+            "fallocate",
+            move |volume| async move { volume.allocate(handle.0, offset..end, how).await },
+            reply_empty(reply),
+        );
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        const SEEK_DATA: i32 = 3;
+        const SEEK_HOLE: i32 = 4;
+        let what = match whence {
+            SEEK_DATA => Seek::Data,
+            SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.volume.seek(handle.0, offset, what) {
+            Ok(Some(found)) => reply.offset(found as i64),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(error) => reply.error(told("lseek", &error)),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::caller::Caller;
 use crate::handles::{Handles, OpenDir, OpenFile, Pages};
+use std::ops::Range;
 use torchfs_core::meta::{
     Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
 };
@@ -193,12 +194,25 @@ impl Volume {
         }
     }
 
-    /// Makes room: the file is at least `offset + len` long afterwards. Space in the cluster cannot be set aside.
-    pub async fn allocate(&self, handle: u64, offset: u64, len: u64) -> Result<()> {
+    /// fallocate(2). Space in the cluster cannot be set aside: what is left of asking for it is the size.
+    pub async fn allocate(&self, handle: u64, range: Range<u64>, how: Allocate) -> Result<()> {
         let open = self.handles.file(handle)?;
-        let end =
-            offset.checked_add(len).ok_or_else(|| Error::new(Kind::FileTooLarge, "range past the largest file"))?;
-        if end > open.file.attr().size { open.change().truncate(end).await } else { Ok(()) }
+        if how.zero {
+            open.change().punch(range.clone())?;
+        }
+        if how.grow && range.end > open.file.attr().size {
+            open.change().truncate(range.end).await?;
+        }
+        Ok(())
+    }
+
+    /// lseek(2) with SEEK_DATA and SEEK_HOLE; `None` if there is nothing of the kind.
+    pub fn seek(&self, handle: u64, offset: u64, what: Seek) -> Result<Option<u64>> {
+        let file = self.handles.file(handle)?.file;
+        Ok(match what {
+            Seek::Data => file.next_data(offset),
+            Seek::Hole => file.next_hole(offset),
+        })
     }
 
     pub async fn unlink(&self, parent: InodeId, name: Name) -> Result<()> {
@@ -328,6 +342,22 @@ pub struct OpenHow {
     pub truncate: bool,
     /// Who opens it, if for writing.
     pub writer: Option<Caller>,
+}
+
+/// What fallocate(2) does to a range.
+#[derive(Clone, Copy, Debug)]
+pub struct Allocate {
+    /// The file reaches to its end afterwards.
+    pub grow: bool,
+    /// It is a hole afterwards, as far as it is inside the file.
+    pub zero: bool,
+}
+
+/// What lseek(2) looks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Seek {
+    Data,
+    Hole,
 }
 
 /// A new inode owned by the caller.
