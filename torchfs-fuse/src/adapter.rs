@@ -3,7 +3,7 @@
 use crate::caller::Caller;
 use crate::convert;
 use crate::errno::errno;
-use crate::volume::{Allocate, Change, OpenHow, Opened, Seek, Volume, attr_change, new_inode, readable_xattr};
+use crate::volume::{Allocate, Answer, Change, OpenHow, Opened, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
@@ -101,9 +101,10 @@ fn reply_entry(reply: ReplyEntry) -> impl FnOnce(Result<torchfs_core::meta::Attr
     }
 }
 
-fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<torchfs_core::meta::Attr, Errno>) + Send + 'static {
+fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Answer, Errno>) + Send + 'static {
     move |result| match result {
-        Ok(attr) => reply.attr(&TTL, &convert::attr(&attr)),
+        Ok(Answer::Fresh(attr)) => reply.attr(&TTL, &convert::attr(&attr)),
+        Ok(Answer::Known(attr)) => reply.attr(&Duration::ZERO, &convert::attr(&attr)),
         Err(errno) => reply.error(errno),
     }
 }
@@ -203,7 +204,11 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer("getattr", |volume| async move { volume.attr(convert::ino(ino)).await }, reply_attr(reply));
+        self.answer(
+            "getattr",
+            |volume| async move { volume.attr(convert::ino(ino)).await.map(Answer::Fresh) },
+            reply_attr(reply),
+        );
     }
 
     fn setattr(

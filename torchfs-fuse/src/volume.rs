@@ -21,6 +21,15 @@ pub struct Change {
     pub rest: AttrChange,
 }
 
+/// Attributes for the kernel.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// As metadata has them now.
+    Fresh(Attr),
+    /// As they were when the file was opened, with what was changed here since: its links, say, may be others by now.
+    Known(Attr),
+}
+
 /// A file that was just opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
@@ -77,20 +86,20 @@ impl Volume {
         }
     }
 
-    pub async fn set_attr(&self, ino: InodeId, change: Change, handle: Option<u64>) -> Result<Attr> {
+    pub async fn set_attr(&self, ino: InodeId, change: Change, handle: Option<u64>) -> Result<Answer> {
         if let Some(size) = change.size {
             self.truncate(ino, size, handle).await?;
         }
         if change.rest == AttrChange::default() {
-            return self.attr(ino).await;
+            return self.attr(ino).await.map(Answer::Fresh);
         }
-        // A file that is being written takes them along with its commit: one operation instead of two.
+        // A file that is being written takes them along with its commit: one operation instead of two, and no question.
         if let Some(file) = self.handles.file_of(ino)
             && file.set_attr_at_commit(&change.rest)
         {
-            return self.attr(ino).await;
+            return Ok(Answer::Known(file.attr()));
         }
-        Ok(self.with_writes(self.client.set_attr_inode(ino, change.rest).await?))
+        Ok(Answer::Fresh(self.with_writes(self.client.set_attr_inode(ino, change.rest).await?)))
     }
 
     /// ftruncate(2) stays with the open file until it is committed; truncate(2) of a file that is not open is a change by
