@@ -88,6 +88,27 @@ impl Mount {
         assert!(unmounted.success());
     }
 
+    /// Stops the process from running without ending it (SIGSTOP); [`Mount::thaw`] lets it go on.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Ends what [`Mount::freeze`] began.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.process.as_ref().expect("it runs"));
+        rustix::process::kill_process(pid, signal).expect("it can be signalled");
+    }
+
     /// Unmounts as a user does, and waits for the process to end well.
     ///
     /// # Panics

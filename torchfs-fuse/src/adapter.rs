@@ -3,12 +3,14 @@
 use crate::caller::Caller;
 use crate::convert;
 use crate::errno::errno;
+use crate::io_mode::IoMode;
 use crate::volume::{Allocate, Answer, Change, OpenHow, Opened, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BackingId, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use std::ffi::OsStr;
@@ -125,8 +127,30 @@ fn reply_xattr(reply: ReplyXattr, size: u32) -> impl FnOnce(Result<Vec<u8>, Errn
     }
 }
 
-fn open_flags(opened: Opened) -> FopenFlags {
-    if opened.keep_pages { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+/// The flags of an opened file, and the local file that the kernel is to name with it.
+fn open_flags(opened: &Opened) -> (FopenFlags, Option<&BackingId>) {
+    match &opened.io {
+        IoMode::Cached if opened.keep_pages => (FopenFlags::FOPEN_KEEP_CACHE, None),
+        IoMode::Cached => (FopenFlags::empty(), None),
+        IoMode::Passthrough(backing) => (FopenFlags::empty(), Some(backing)),
+        IoMode::Direct(backing) => (FopenFlags::FOPEN_DIRECT_IO, Some(backing)),
+    }
+}
+
+fn reply_opened(reply: ReplyOpen, opened: &Opened) {
+    let handle = FileHandle(opened.handle);
+    match open_flags(opened) {
+        (flags, Some(backing)) => reply.opened_passthrough(handle, flags, backing),
+        (flags, None) => reply.opened(handle, flags),
+    }
+}
+
+fn reply_created(reply: ReplyCreate, attr: &torchfs_core::meta::Attr, opened: &Opened) {
+    let (handle, attr) = (FileHandle(opened.handle), convert::attr(attr));
+    match open_flags(opened) {
+        (flags, Some(backing)) => reply.created_passthrough(&TTL, &attr, GENERATION, handle, flags, backing),
+        (flags, None) => reply.created(&TTL, &attr, GENERATION, handle, flags),
+    }
 }
 
 fn caller(request: &Request) -> Caller {
@@ -173,6 +197,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_PASSTHROUGH,
         ];
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
@@ -187,6 +213,8 @@ impl Filesystem for Adapter {
             let _ = config.set_max_readahead(nearest);
         }
         let _ = config.set_max_background(64);
+        // The cache may be on a plain file system only; in return this mount can be a layer of an overlay.
+        let _ = config.set_max_stack_depth(1);
         Ok(())
     }
 
@@ -335,10 +363,18 @@ impl Filesystem for Adapter {
         let how = how(request, flags);
         self.answer(
             "open",
-            |volume| async move { volume.open(convert::ino(ino), how).await },
-            move |result| match result {
-                Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
-                Err(errno) => reply.error(errno),
+            |volume| async move {
+                let opened = match volume.open(convert::ino(ino), how).await {
+                    Ok(opening) => volume.opened(opening, |file| reply.open_backing(file)).await,
+                    Err(error) => Err(error),
+                };
+                Ok((reply, opened))
+            },
+            |result| match result {
+                Ok((reply, Ok(opened))) => reply_opened(reply, &opened),
+                Ok((reply, Err(error))) => reply.error(told("open", &error)),
+                // The reply went down with the work that passed its deadline, which fuser answers with EIO.
+                Err(_) => (),
             },
         );
     }
@@ -362,10 +398,7 @@ impl Filesystem for Adapter {
             "create",
             |volume| async move { volume.create(convert::ino(parent), name?, inode, if_exists, how).await },
             move |result| match result {
-                Ok((attr, opened)) => {
-                    let handle = FileHandle(opened.handle);
-                    reply.created(&TTL, &convert::attr(&attr), GENERATION, handle, open_flags(opened));
-                }
+                Ok((attr, opened)) => reply_created(reply, &attr, &opened),
                 Err(errno) => reply.error(errno),
             },
         );

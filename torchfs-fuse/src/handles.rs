@@ -2,6 +2,7 @@
 //! written are those of the open file.
 
 use crate::caller::{Caller, Writers};
+use crate::io_mode::{IoMode, IoModes};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use torchfs_core::{Error, File, InodeId, Kind, Result, Version};
 #[derive(Clone, Debug)]
 pub struct OpenFile {
     pub file: File,
+    pub io: IoMode,
     writing: Arc<Writing>,
 }
 
@@ -71,11 +73,18 @@ pub struct Pages {
     pub parent: Option<InodeId>,
 }
 
+/// What the handles of one inode share.
+#[derive(Debug)]
+struct OpenInode {
+    file: File,
+    handles: usize,
+    io: IoModes,
+}
+
 #[derive(Debug, Default)]
 struct Tables {
     files: HashMap<u64, OpenFile>,
-    /// An open file of each open inode, and how many handles it has.
-    inodes: HashMap<InodeId, (File, usize)>,
+    inodes: HashMap<InodeId, OpenInode>,
     dirs: HashMap<u64, Arc<OpenDir>>,
     /// Which version the kernel's pages of an inode are of.
     cached: HashMap<InodeId, Version>,
@@ -101,11 +110,14 @@ impl Handles {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub fn insert_file(&self, file: File) -> (u64, OpenFile) {
+    /// A new handle. `choose` says how the kernel may do its input and output, given how others of the inode do.
+    pub fn insert_file(&self, file: File, choose: impl FnOnce(&mut IoModes) -> IoMode) -> (u64, OpenFile) {
         let number = self.number();
-        let open = OpenFile { file, writing: Arc::default() };
         let mut tables = self.tables();
-        tables.inodes.entry(open.file.ino()).or_insert_with(|| (open.file.clone(), 0)).1 += 1;
+        let first = || OpenInode { file: file.clone(), handles: 0, io: IoModes::default() };
+        let inode = tables.inodes.entry(file.ino()).or_insert_with(first);
+        inode.handles += 1;
+        let open = OpenFile { io: choose(&mut inode.io), file, writing: Arc::default() };
         tables.files.insert(number, open.clone());
         (number, open)
     }
@@ -116,7 +128,7 @@ impl Handles {
 
     /// An open file of the inode, if there is one.
     pub fn file_of(&self, ino: InodeId) -> Option<File> {
-        self.tables().inodes.get(&ino).map(|(file, _)| file.clone())
+        self.tables().inodes.get(&ino).map(|inode| inode.file.clone())
     }
 
     /// Closes a handle.
@@ -124,9 +136,10 @@ impl Handles {
         let mut tables = self.tables();
         let closed = tables.files.remove(&number)?;
         let ino = closed.file.ino();
-        if let Some((_, count)) = tables.inodes.get_mut(&ino) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(inode) = tables.inodes.get_mut(&ino) {
+            inode.handles -= 1;
+            inode.io.closed(&closed.io);
+            if inode.handles == 0 {
                 tables.inodes.remove(&ino);
             }
         }

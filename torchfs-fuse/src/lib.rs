@@ -19,6 +19,7 @@ mod caller;
 mod convert;
 mod errno;
 mod handles;
+mod io_mode;
 mod volume;
 
 pub use errno::errno;

@@ -5,11 +5,23 @@
 
 use crate::caller::Caller;
 use crate::handles::{Handles, OpenDir, OpenFile, Pages};
+use crate::io_mode::{IoMode, Whole};
+use fuser::BackingId;
+use std::io::ErrorKind;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 use torchfs_core::meta::{
     Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
 };
 use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
+
+/// Smaller files are read through the kernel's page cache, which keeps them between opens; registering each with the kernel
+/// costs more than that.
+const PASSTHROUGH_BYTES_MIN: u64 = 1024 * 1024;
+
+/// A file is at rest when its content was not changed for so long.
+const AT_REST: Duration = Duration::from_secs(60);
 
 /// Entries asked of metadata at a time.
 const PAGE_ENTRIES: u32 = 1024;
@@ -30,10 +42,19 @@ pub enum Answer {
     Known(Attr),
 }
 
+/// A file that is being opened.
+#[derive(Debug)]
+pub struct Opening {
+    file: File,
+    how: OpenHow,
+    whole: Option<Whole>,
+}
+
 /// A file that was just opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Opened {
     pub handle: u64,
+    pub io: IoMode,
     /// Whether pages that the kernel has of it are still right.
     pub keep_pages: bool,
 }
@@ -55,11 +76,13 @@ pub struct ListedEntry<'a> {
 pub struct Volume {
     client: Client,
     pub handles: Handles,
+    /// Whether the kernel takes local files to read by itself, as far as is known.
+    passthrough: AtomicBool,
 }
 
 impl Volume {
     pub fn new(client: Client) -> Self {
-        Volume { client, handles: Handles::default() }
+        Volume { client, handles: Handles::default(), passthrough: AtomicBool::new(true) }
     }
 
     /// `attr` with what is written and set here and not committed yet.
@@ -138,18 +161,53 @@ impl Volume {
         how: OpenHow,
     ) -> Result<(Attr, Opened)> {
         let file = self.client.create_inode(parent, name, inode, if_exists).await?;
-        let opened = self.opened(file.clone(), how).await?;
-        Ok((file.attr(), opened))
+        let opened =
+            self.opened(Opening { file: file.clone(), how, whole: None }, |_| Err(ErrorKind::Unsupported.into()));
+        Ok((file.attr(), opened.await?))
     }
 
-    pub async fn open(&self, ino: InodeId, how: OpenHow) -> Result<Opened> {
-        self.opened(self.client.open_inode(ino).await?, how).await
+    /// open(2), first half: everything that takes time.
+    pub async fn open(&self, ino: InodeId, how: OpenHow) -> Result<Opening> {
+        let file = self.client.open_inode(ino).await?;
+        let whole = self.whole(&file, how).await;
+        Ok(Opening { file, how, whole })
     }
 
-    async fn opened(&self, file: File, how: OpenHow) -> Result<Opened> {
-        let ino = file.ino();
-        let keep_pages = self.handles.pages_still_good(ino, file.attr().version) && !how.truncate;
-        let (handle, open) = self.handles.insert_file(file);
+    /// The local file that the kernel may read instead of asking us. A file that is written to must not be read past us:
+    /// the reader would miss what the writer, on this mount, writes after it opened. So only files at rest count.
+    async fn whole(&self, file: &File, how: OpenHow) -> Option<Whole> {
+        let attr = file.attr();
+        let at_rest = || SystemTime::from(attr.mtime).elapsed().is_ok_and(|age| age >= AT_REST);
+        if how.writer.is_some()
+            || attr.size < PASSTHROUGH_BYTES_MIN
+            || !self.passthrough.load(Ordering::Relaxed)
+            || !at_rest()
+        {
+            return None;
+        }
+        let file = file.cached_file().await?;
+        Some(Whole { version: attr.version, file })
+    }
+
+    /// open(2), second half: the handle. `register` tells the kernel of a local file.
+    pub async fn opened(
+        &self,
+        opening: Opening,
+        register: impl FnOnce(&std::fs::File) -> std::io::Result<BackingId>,
+    ) -> Result<Opened> {
+        let Opening { file, how, whole } = opening;
+        let (ino, version) = (file.ino(), file.attr().version);
+        let mut refused = None;
+        let (handle, open) = self.handles.insert_file(file, |modes| {
+            let (mode, reason) = modes.choose(whole, register);
+            refused = reason;
+            mode
+        });
+        if let Some(reason) = refused
+            && self.passthrough.swap(false, Ordering::Relaxed)
+        {
+            tracing::info!("the kernel does not read cached files by itself ({reason}); reads go through this process");
+        }
         if let Some(writer) = how.writer {
             open.add_writer(writer);
         }
@@ -159,7 +217,8 @@ impl Volume {
             self.handles.remove_file(handle);
             return Err(error);
         }
-        Ok(Opened { handle, keep_pages })
+        let keep_pages = matches!(open.io, IoMode::Cached) && self.handles.pages_still_good(ino, version);
+        Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate })
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {

@@ -1,0 +1,115 @@
+//! Reading whole cached files without the mount's process: the kernel reads the cache's file itself.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use torchfs_tests::{Cluster, Mount, Noise, mounted_or_skip, wait_until};
+
+const BYTES: usize = 12_000_000;
+
+/// A file that was not changed lately, whole in the mount's cache.
+fn cached_file(cluster: &Cluster, mount: &Mount, content: &[u8]) {
+    let path = cluster.dir().join("source");
+    fs::write(&path, content).expect("writes");
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(old)).expect("sets the time");
+    cluster.torchfs(["put", path.to_str().expect("UTF-8"), "/file"]).ok();
+    assert!(fs::read(mount.join("file")).expect("reads") == content);
+}
+
+/// The kernel's pages of the file are forgotten, so that reading must ask somebody.
+fn forget_pages(file: &fs::File) {
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).expect("advises");
+}
+
+/// Whether a new handle of the file can be read while the mount's process does nothing.
+fn reads_alone(mount: &Mount, path: &Path, content: &[u8]) -> bool {
+    let file = fs::File::open(path).expect("opens");
+    mount.freeze();
+    forget_pages(&file);
+    let (done, read) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut bytes = vec![0; BYTES];
+        let result = file.read_exact_at(&mut bytes, 0);
+        let _ = done.send(());
+        result.map(|()| bytes)
+    });
+    let alone = read.recv_timeout(Duration::from_secs(3)).is_ok();
+    mount.thaw();
+    assert!(reader.join().expect("no panic").expect("reads") == content);
+    alone
+}
+
+fn may_pass_through() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: only root may have the kernel read cached files");
+    }
+    root
+}
+
+#[test]
+fn a_whole_cached_file_is_read_without_the_process() {
+    if !may_pass_through() {
+        return;
+    }
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(1).bytes(BYTES);
+    cached_file(&cluster, &mount, &content);
+    let path = mount.join("file");
+    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+
+    // Several handles at once, and mapped memory through one of them.
+    let handles: Vec<fs::File> = (0..3).map(|_| fs::File::open(&path).expect("opens")).collect();
+    let mut bytes = vec![0; BYTES];
+    handles[2].read_exact_at(&mut bytes, 0).expect("reads");
+    assert!(bytes == content);
+    let script = "import mmap, sys\nwith open(sys.argv[1], 'rb') as f:\n m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n sys.stdout.buffer.write(m[:1000] + m[-1000:])";
+    let ends = std::process::Command::new("python3").args(["-c", script]).arg(&path).output().expect("runs").stdout;
+    assert!(ends == [&content[..1000], &content[BYTES - 1000..]].concat());
+    drop(handles);
+    mount.unmount();
+}
+
+#[test]
+fn writers_and_readers_that_pass_through_share_a_file() {
+    if !may_pass_through() {
+        return;
+    }
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(2).bytes(BYTES);
+    cached_file(&cluster, &mount, &content);
+    let path = mount.join("file");
+    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+
+    // Opened before the writer: the version of then, also after the writer is done.
+    let before = fs::File::open(&path).expect("opens");
+    let mut writer = fs::OpenOptions::new().read(true).write(true).open(&path).expect("opens");
+    writer.write_all(b"changed").expect("writes");
+    writer.seek(SeekFrom::End(0)).expect("seeks");
+    writer.write_all(b"and longer").expect("writes");
+    let mut start = [0; 7];
+    writer.read_exact_at(&mut start, 0).expect("reads");
+    assert_eq!(&start, b"changed", "a writer reads what it wrote");
+    writer.sync_all().expect("syncs");
+    let mut whole = vec![0; BYTES];
+    before.read_exact_at(&mut whole, 0).expect("reads");
+    assert!(whole == content);
+
+    // Opened after the commit: the new version, while others still have the old one open.
+    let now = fs::read(&path).expect("reads");
+    assert!(now.len() == BYTES + 10 && now.starts_with(b"changed") && now.ends_with(b"and longer"));
+    assert!(now[7..BYTES] == content[7..]);
+    drop((before, writer));
+    assert!(fs::read(&path).expect("reads") == now);
+    // What was just written is not at rest, so a reader sees what a later writer of this mount appends.
+    let reader = fs::File::open(&path).expect("opens");
+    fs::OpenOptions::new().append(true).open(&path).expect("opens").write_all(b", appended").expect("writes");
+    let mut tail = [0; 20];
+    reader.read_exact_at(&mut tail, BYTES as u64).expect("reads");
+    assert_eq!(&tail, b"and longer, appended");
+    drop(reader);
+    mount.unmount();
+}

@@ -1,0 +1,111 @@
+//! How the kernel does the input and output of an open file: through its page cache, straight on a file of our cache
+//! (passthrough), or by asking for every byte.
+//!
+//! The kernel (fs/fuse/iomode.c) allows one of the first two for an inode at a time, and passthrough only to one file; all
+//! handles must name that file then, and those that are not to read it say that they want to ask. We learn of a close after
+//! the kernel has done with it, so what is counted here is at least what the kernel counts.
+
+use fuser::BackingId;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use torchfs_core::Version;
+
+/// How one handle is read and written.
+#[derive(Clone, Debug)]
+pub enum IoMode {
+    /// Through the page cache.
+    Cached,
+    /// The kernel reads this version from a local file, without us.
+    Passthrough(Arc<BackingId>),
+    /// Every read and write comes to us, while other handles read this file.
+    Direct(Arc<BackingId>),
+}
+
+/// A whole file in the local cache that the kernel could read by itself.
+#[derive(Debug)]
+pub struct Whole {
+    pub version: Version,
+    pub file: Arc<File>,
+}
+
+/// How the open handles of one inode are read and written.
+#[derive(Debug, Default)]
+pub struct IoModes {
+    cached: usize,
+    passthrough: usize,
+    backing: Option<(Version, Arc<BackingId>)>,
+}
+
+impl IoModes {
+    /// Chooses for one more handle and counts it. `whole` is there if the handle only reads and its content is in a local
+    /// file; `register` tells the kernel of that file. If it cannot be told, the answer holds the reason.
+    pub fn choose(
+        &mut self,
+        whole: Option<Whole>,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> (IoMode, Option<io::Error>) {
+        match (&self.backing, whole) {
+            (Some((version, backing)), whole) => {
+                self.passthrough += 1;
+                let is_same = whole.is_some_and(|whole| whole.version == *version);
+                let mode = if is_same { IoMode::Passthrough } else { IoMode::Direct };
+                (mode(backing.clone()), None)
+            }
+            (None, Some(whole)) if self.cached == 0 => match register(&whole.file) {
+                Ok(backing) => {
+                    let backing = Arc::new(backing);
+                    self.backing = Some((whole.version, backing.clone()));
+                    self.passthrough += 1;
+                    (IoMode::Passthrough(backing), None)
+                }
+                Err(error) => (self.cached(), Some(error)),
+            },
+            (None, _) => (self.cached(), None),
+        }
+    }
+
+    fn cached(&mut self) -> IoMode {
+        self.cached += 1;
+        IoMode::Cached
+    }
+
+    /// A handle was closed.
+    pub fn closed(&mut self, mode: &IoMode) {
+        match mode {
+            IoMode::Cached => self.cached -= 1,
+            IoMode::Passthrough(_) | IoMode::Direct(_) => {
+                self.passthrough -= 1;
+                if self.passthrough == 0 {
+                    self.backing = None;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(_: &File) -> io::Result<BackingId> {
+        Err(io::Error::from_raw_os_error(1))
+    }
+
+    fn whole() -> Option<Whole> {
+        Some(Whole { version: Version(1), file: Arc::new(tempfile::tempfile().expect("file")) })
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_goes_through_the_page_cache() {
+        let mut modes = IoModes::default();
+        let (mode, reason) = modes.choose(whole(), refused);
+        assert!(matches!(mode, IoMode::Cached) && reason.is_some());
+        // A second handle is not tried: the kernel allows one way at a time.
+        let (second, reason) = modes.choose(whole(), |_| panic!("not asked"));
+        assert!(matches!(second, IoMode::Cached) && reason.is_none());
+        modes.closed(&mode);
+        modes.closed(&second);
+        assert!(modes.choose(whole(), refused).1.is_some(), "idle again, so it is tried again");
+    }
+}
