@@ -353,3 +353,27 @@ fn a_background_mount_is_usable_when_the_command_returns() {
     let mut mount = cluster.command(["mount", "/no/such/folder", "--background"]);
     assert_ne!(run(&mut mount).code, Some(0));
 }
+
+/// mount(8) calls `/sbin/mount.fuse.torchfs SOURCE MOUNTPOINT -o OPTIONS` for an entry of type fuse.torchfs in fstab(5).
+#[test]
+fn a_mount_helper_mounts_read_only() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let (point, helper) = (cluster.dir().join("mnt"), cluster.dir().join("mount.fuse.torchfs"));
+    fs::create_dir(&point).expect("mkdir");
+    std::os::unix::fs::symlink(torchfs_tests::binary(), &helper).expect("links");
+    write_file(&cluster.dir().join("f"), b"content");
+    cluster.torchfs(["put", cluster.dir().join("f").to_str().expect("UTF-8"), "/f"]).ok();
+
+    let options = format!("ro,noatime,cache_dir={}", cluster.dir().join("cache").display());
+    let mut mount = Command::new(&helper);
+    mount.arg(cluster.meta_addrs()).arg(&point).args(["-n", "-o", &options, "-t", "fuse.torchfs"]);
+    let mounted = run(&mut mount);
+    assert_eq!((mounted.code, mounted.stderr.as_str()), (Some(0), ""));
+    assert_eq!(fs::read(point.join("f")).expect("reads"), b"content");
+    let refused = fs::write(point.join("g"), b"x").expect_err("read-only");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    run(Command::new("umount").arg(&point)).ok();
+}

@@ -1,7 +1,9 @@
 //! The command line: every verb with its flags, as clap sees them. Values are parsed here, meaning is given in `cmd`.
 
+mod mount_options;
 mod values;
 
+pub use mount_options::{MountWord, helper};
 pub use values::{Remote, Size, address};
 
 use crate::exit::EXIT_CODES;
@@ -198,7 +200,11 @@ pub struct Store {
 Examples:
   torchfs mount /mnt/torchfs                       until Ctrl-C or umount /mnt/torchfs
   torchfs mount --background /mnt/torchfs          returns when the mount is usable
-  torchfs mount --cache-dir /nvme/cache --cache-size 200G /mnt/torchfs")]
+  torchfs mount --cache-dir /nvme/cache --cache-size 200G /mnt/torchfs
+  torchfs mount -o ro,noallow_other /mnt/torchfs
+
+Through mount(8) and fstab(5), once /sbin/mount.fuse.torchfs is a link to this program:
+  mount -t fuse.torchfs node1:7100,node2:7100,node3:7100 /mnt/torchfs -o ro,cache_size=200G")]
 pub struct Mount {
     /// An existing folder
     pub mountpoint: PathBuf,
@@ -208,6 +214,9 @@ pub struct Mount {
     /// How much the cache may hold
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     pub cache_size: Size,
+    /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE
+    #[arg(short, value_name = "OPT,...", value_delimiter = ',')]
+    pub options: Vec<MountWord>,
     /// Return when the mount is usable, and go on in the background
     #[arg(long)]
     pub background: bool,

@@ -11,7 +11,8 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = args::Cli::parse_from(args::helper(&words).unwrap_or(words));
     let verb = cli.verb.name();
     match cmd::run(cli) {
         Ok(()) => exit::Exit::Ok.into(),

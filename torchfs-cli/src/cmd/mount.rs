@@ -36,9 +36,11 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
     let mountpoint = args.mountpoint.canonicalize().io(|| printable(args.mountpoint.as_os_str().as_bytes()))?;
     let metas = metas(global)?;
     let cache_dir = cache_dir(args, &mountpoint)?;
-    let client = Client::builder().metas(metas.clone()).cache_dir(cache_dir).cache_bytes(args.cache_size.0);
+    let client = Client::builder().metas(metas.clone()).cache_dir(cache_dir).cache_bytes(args.cache_size().0);
     let client = client.connect().await.map_err(|error| cannot_connect(error, &metas))?;
-    let mounted = mount(client, &mountpoint, MountOptions::default())?;
+    let options = MountOptions { read_only: args.is_read_only(), ..MountOptions::default() };
+    let allow_other = args.allow_other().unwrap_or(options.allow_other);
+    let mounted = mount(client, &mountpoint, MountOptions { allow_other, ..options })?;
     check_usable(&mountpoint).await?;
     Ok(mounted)
 }
@@ -69,8 +71,8 @@ pub async fn until_stopped(mounted: &Mounted) -> Outcome {
 
 /// The cache folder: as given, or one of its own for each mountpoint.
 fn cache_dir(args: &Mount, mountpoint: &Path) -> Outcome<PathBuf> {
-    let dir = match &args.cache_dir {
-        Some(dir) => dir.clone(),
+    let dir = match args.cache_dir() {
+        Some(dir) => dir.to_owned(),
         None => default_cache_dir(mountpoint)?,
     };
     std::fs::create_dir_all(&dir).io(|| format!("make the cache folder {}", dir.display()))?;

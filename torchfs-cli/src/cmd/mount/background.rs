@@ -48,8 +48,14 @@ pub async fn start(global: &Global, args: &Mount) -> Outcome {
 fn spawn(global: &Global, args: &Mount, cache_dir: &Path, log: File) -> Outcome<Child> {
     let program = std::env::current_exe().io(|| "find this program")?;
     let mut command = Command::new(program);
-    command.arg("mount").arg("--serve-background").arg("--cache-size").arg(args.cache_size.0.to_string());
+    command.arg("mount").arg("--serve-background").arg("--cache-size").arg(args.cache_size().0.to_string());
     command.arg("--cache-dir").arg(cache_dir).arg("--meta").arg(global.meta.join(","));
+    if args.is_read_only() {
+        command.arg("-oro");
+    }
+    if let Some(allow) = args.allow_other() {
+        command.arg(if allow { "-oallow_other" } else { "-onoallow_other" });
+    }
     if let Some(filter) = &global.log {
         command.arg("--log").arg(filter);
     }
