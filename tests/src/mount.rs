@@ -54,13 +54,27 @@ impl Mount {
     pub fn start_with(cluster: &Cluster, name: &str, args: &[&str]) -> Self {
         let point = cluster.dir().join(name);
         std::fs::create_dir_all(&point).expect("a mountpoint");
+        Mount::start_on(cluster, point, name, args)
+    }
+
+    /// Mounts over what is mounted on `point`, with a cache of its own.
+    ///
+    /// # Panics
+    /// If it is not usable in time.
+    #[must_use]
+    pub fn start_over(cluster: &Cluster, point: &Path, name: &str) -> Self {
+        Mount::start_on(cluster, point.to_owned(), name, &[])
+    }
+
+    fn start_on(cluster: &Cluster, point: PathBuf, name: &str, args: &[&str]) -> Self {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(cluster.dir().join(format!("{name}.log")));
         let cache = cluster.dir().join(format!("{name}-cache"));
         let mut command = cluster.command(["mount"]);
         command.arg(&point).arg("--cache-dir").arg(cache).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log file"));
+        let before = mounts_on(&point);
         let process = Some(command.spawn().expect("torchfs mount starts"));
-        wait_until("the mount is there", || is_mounted(&point));
+        wait_until("the mount is there", || mounts_on(&point) > before);
         Mount { process, point }
     }
 
@@ -121,8 +135,8 @@ impl Mount {
     }
 }
 
-fn is_mounted(point: &Path) -> bool {
-    mounts_below(point).iter().any(|mounted| mounted == point)
+fn mounts_on(point: &Path) -> usize {
+    mounts_below(point).iter().filter(|mounted| *mounted == point).count()
 }
 
 /// Where something is mounted in a folder or on it.

@@ -354,6 +354,78 @@ fn a_background_mount_is_usable_when_the_command_returns() {
     assert_ne!(run(&mut mount).code, Some(0));
 }
 
+/// The kernel appends at the size that it knows, and stops reading there; both must be of the version that is opened.
+#[test]
+fn an_open_right_after_another_client_s_commit_sees_all_of_it() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let append = |mount: &Mount, line: &str| {
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(mount.join("log")).expect("opens");
+        log.write_all(line.as_bytes()).expect("appends");
+    };
+    let mut expected = String::new();
+    for round in 0..5 {
+        for (number, mount) in [&one, &two].into_iter().enumerate() {
+            let line = format!("line {round} of {number}\n");
+            append(mount, &line);
+            expected.push_str(&line);
+            // The other one looks at it, so that it knows a size that is old in a moment.
+            fs::metadata(one.join("log")).and_then(|_| fs::metadata(two.join("log"))).expect("stat");
+        }
+    }
+    assert_eq!(cluster.torchfs(["cat", "/log"]).stdout, expected.as_bytes());
+
+    let source = cluster.dir().join("source");
+    for size in [1000, 900_000, 5_000_000, 300, 2_000_000] {
+        let content = Noise::new(size as u64).bytes(size);
+        write_file(&source, &content);
+        cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/sized"]).ok();
+        assert!(fs::read(two.join("sized")).expect("reads") == content, "{size} bytes");
+        assert_eq!(fs::read_dir(one.path()).expect("lists").count(), 2);
+        assert!(fs::read(one.join("sized")).expect("reads") == content, "{size} bytes");
+    }
+    one.unmount();
+    two.unmount();
+}
+
+#[test]
+fn a_new_version_is_pure_while_an_old_one_is_open() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let source = cluster.dir().join("source");
+    let put = |byte: u8| {
+        write_file(&source, &vec![byte; 8 << 20]);
+        cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/mix"]).ok();
+    };
+    put(b'a');
+    let old = fs::File::open(mount.join("mix")).expect("opens");
+    old.read_exact_at(&mut [0; 10], 0).expect("reads");
+    put(b'b');
+    let new = fs::File::open(mount.join("mix")).expect("opens");
+    let pure = |file: &fs::File| {
+        let mut bytes = vec![0; 8 << 20];
+        file.read_exact_at(&mut bytes, 0).expect("reads");
+        bytes.iter().all(|&byte| byte == b'b')
+    };
+    let mut between = vec![0; 1 << 20];
+    old.read_exact_at(&mut between, 3_000_000).expect("reads");
+    assert!(between.iter().all(|&byte| byte == b'a'), "an open file keeps its version");
+    assert!(pure(&new));
+    drop((old, new));
+    assert!(pure(&fs::File::open(mount.join("mix")).expect("opens")), "nothing of the old one stays in the page cache");
+    mount.unmount();
+}
+
+/// What is mounted below or in its place is nobody's business but the one who mounted it.
+#[test]
+fn an_unmount_takes_only_its_own_mount() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let above = Mount::start_over(&cluster, mount.path(), "above");
+    above.unmount();
+    assert_eq!(torchfs_tests::mounts_below(mount.path()).len(), 1, "the first mount is still there");
+    fs::write(mount.join("f"), b"x").expect("writes");
+    mount.unmount();
+}
+
 /// mount(8) calls `/sbin/mount.fuse.torchfs SOURCE MOUNTPOINT -o OPTIONS` for an entry of type fuse.torchfs in fstab(5).
 #[test]
 fn a_mount_helper_mounts_read_only() {

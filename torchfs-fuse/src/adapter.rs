@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
-use torchfs_core::meta::{FsStat, IfExists, Name, NewKind, RenameMode, XattrMode};
+use torchfs_core::meta::{FileKind, FsStat, IfExists, Name, NewKind, RenameMode, XattrMode};
 use torchfs_core::{Error, InodeId, Kind, Result};
 
 /// How long the kernel may answer names and attributes from what it was told last.
@@ -133,7 +133,7 @@ fn open_flags(opened: &Opened) -> (FopenFlags, Option<&BackingId>) {
         IoMode::Cached if opened.keep_pages => (FopenFlags::FOPEN_KEEP_CACHE, None),
         IoMode::Cached => (FopenFlags::empty(), None),
         IoMode::Passthrough(backing) => (FopenFlags::empty(), Some(backing)),
-        IoMode::Direct(backing) => (FopenFlags::FOPEN_DIRECT_IO, Some(backing)),
+        IoMode::Direct(backing) => (FopenFlags::FOPEN_DIRECT_IO, backing.as_deref()),
     }
 }
 
@@ -197,7 +197,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_PASSTHROUGH,
         ];
         for flag in wanted {
@@ -554,8 +553,12 @@ impl Filesystem for Adapter {
                     let name = OsStr::from_bytes(entry.name);
                     match entry.attr {
                         Some(attr) => {
-                            let attr = convert::attr(&attr);
-                            reply.add(attr.ino, entry.next, name, &TTL, &attr, GENERATION)
+                            let shown = convert::attr(&attr);
+                            let full = reply.add(shown.ino, entry.next, name, &TTL, &shown, GENERATION);
+                            if !full && attr.kind == FileKind::File {
+                                volume.handles.tell(attr.ino, attr.version);
+                            }
+                            full
                         }
                         // The kernel knows `.` and `..` itself and takes nothing but their type from here.
                         None => {

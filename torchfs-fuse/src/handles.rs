@@ -86,8 +86,18 @@ struct Tables {
     files: HashMap<u64, OpenFile>,
     inodes: HashMap<InodeId, OpenInode>,
     dirs: HashMap<u64, Arc<OpenDir>>,
-    /// Which version the kernel's pages of an inode are of.
-    cached: HashMap<InodeId, Version>,
+    known: HashMap<InodeId, Known>,
+}
+
+/// What the kernel knows of a file's content.
+#[derive(Debug)]
+struct Known {
+    /// The version that its attributes are of: its size is where the kernel appends and where it stops reading.
+    told: Version,
+    /// The version that its pages are of.
+    pages: Option<Version>,
+    /// The last open was answered with ESTALE, so that the kernel looks the name up again and opens once more.
+    sent_back: bool,
 }
 
 /// All handles of one mount.
@@ -161,22 +171,48 @@ impl Handles {
         self.tables().dirs.remove(&number);
     }
 
-    /// The kernel is about to see this version; whether the pages it may have are of the same one.
-    pub fn pages_still_good(&self, ino: InodeId, version: Version) -> bool {
-        self.tables().cached.insert(ino, version) == Some(version)
+    /// The kernel is told attributes of this version.
+    pub fn tell(&self, ino: InodeId, version: Version) {
+        let mut tables = self.tables();
+        let known = tables.known.entry(ino).or_insert(Known { told: version, pages: None, sent_back: false });
+        known.told = version;
     }
 
-    /// This mount itself committed `version`: the kernel's pages already show it, unless another client came between.
+    /// Whether an open must be sent back, because the kernel has attributes of another version. Not twice in a row: the
+    /// kernel tries again only once.
+    pub fn send_back(&self, ino: InodeId, version: Version) -> bool {
+        let mut tables = self.tables();
+        let Some(known) = tables.known.get_mut(&ino) else { return false };
+        known.sent_back = known.told != version && !known.sent_back;
+        known.sent_back
+    }
+
+    /// The kernel is about to fill pages with this version; whether those it may have are of the same one.
+    pub fn pages_still_good(&self, ino: InodeId, version: Version) -> bool {
+        let mut tables = self.tables();
+        let known = tables.known.entry(ino).or_insert(Known { told: version, pages: None, sent_back: false });
+        known.pages.replace(version) == Some(version)
+    }
+
+    /// This mount itself committed `version`: what the kernel knows already shows it, unless another client came between.
     pub fn committed(&self, ino: InodeId, version: Version) {
-        if let Some(cached) = self.tables().cached.get_mut(&ino)
-            && cached.0 + 1 == version.0
-        {
-            *cached = version;
+        let mut tables = self.tables();
+        if let Some(inode) = tables.inodes.get_mut(&ino) {
+            inode.io.committed(version);
+        }
+        if let Some(known) = tables.known.get_mut(&ino) {
+            let follows = |known: Version| known.0 + 1 == version.0;
+            if follows(known.told) {
+                known.told = version;
+            }
+            if known.pages.is_some_and(follows) {
+                known.pages = Some(version);
+            }
         }
     }
 
     /// The kernel forgot the inode and its pages.
     pub fn forget(&self, ino: InodeId) {
-        self.tables().cached.remove(&ino);
+        self.tables().known.remove(&ino);
     }
 }

@@ -18,14 +18,13 @@ pub enum IoMode {
     Cached,
     /// The kernel reads this version from a local file, without us.
     Passthrough(Arc<BackingId>),
-    /// Every read and write comes to us, while other handles read this file.
-    Direct(Arc<BackingId>),
+    /// Every read and write comes to us, while other handles read this file, or have another version in the page cache.
+    Direct(Option<Arc<BackingId>>),
 }
 
 /// A whole file in the local cache that the kernel could read by itself.
 #[derive(Debug)]
 pub struct Whole {
-    pub version: Version,
     pub file: Arc<File>,
 }
 
@@ -33,53 +32,66 @@ pub struct Whole {
 #[derive(Debug, Default)]
 pub struct IoModes {
     cached: usize,
+    /// The version that the handles through the page cache read, if there are any: pages of two would mix.
+    cached_version: Option<Version>,
     passthrough: usize,
     backing: Option<(Version, Arc<BackingId>)>,
 }
 
 impl IoModes {
-    /// Chooses for one more handle and counts it. `whole` is there if the handle only reads and its content is in a local
+    /// Chooses for one more handle of `version` and counts it. `whole` is there if the handle only reads and its content is in a local
     /// file; `register` tells the kernel of that file. If it cannot be told, the answer holds the reason.
     pub fn choose(
         &mut self,
+        version: Version,
         whole: Option<Whole>,
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> (IoMode, Option<io::Error>) {
         match (&self.backing, whole) {
-            (Some((version, backing)), whole) => {
+            (Some((of, backing)), whole) => {
                 self.passthrough += 1;
-                let is_same = whole.is_some_and(|whole| whole.version == *version);
-                let mode = if is_same { IoMode::Passthrough } else { IoMode::Direct };
-                (mode(backing.clone()), None)
+                let is_same = whole.is_some() && *of == version;
+                let backing = backing.clone();
+                (if is_same { IoMode::Passthrough(backing) } else { IoMode::Direct(Some(backing)) }, None)
             }
             (None, Some(whole)) if self.cached == 0 => match register(&whole.file) {
                 Ok(backing) => {
                     let backing = Arc::new(backing);
-                    self.backing = Some((whole.version, backing.clone()));
+                    self.backing = Some((version, backing.clone()));
                     self.passthrough += 1;
                     (IoMode::Passthrough(backing), None)
                 }
-                Err(error) => (self.cached(), Some(error)),
+                Err(error) => (self.cached(version), Some(error)),
             },
-            (None, _) => (self.cached(), None),
+            (None, _) => (self.cached(version), None),
         }
     }
 
-    fn cached(&mut self) -> IoMode {
+    fn cached(&mut self, version: Version) -> IoMode {
+        if self.cached > 0 && self.cached_version != Some(version) {
+            return IoMode::Direct(None);
+        }
         self.cached += 1;
+        self.cached_version = Some(version);
         IoMode::Cached
+    }
+
+    /// This mount committed a version, and all handles read it from now on.
+    pub fn committed(&mut self, version: Version) {
+        self.cached_version = Some(version);
     }
 
     /// A handle was closed.
     pub fn closed(&mut self, mode: &IoMode) {
         match mode {
             IoMode::Cached => self.cached -= 1,
-            IoMode::Passthrough(_) | IoMode::Direct(_) => {
+            IoMode::Passthrough(_) | IoMode::Direct(Some(_)) => {
                 self.passthrough -= 1;
                 if self.passthrough == 0 {
                     self.backing = None;
                 }
             }
+            IoMode::Direct(None) => {}
         }
     }
 }
@@ -93,19 +105,34 @@ mod tests {
     }
 
     fn whole() -> Option<Whole> {
-        Some(Whole { version: Version(1), file: Arc::new(tempfile::tempfile().expect("file")) })
+        Some(Whole { file: Arc::new(tempfile::tempfile().expect("file")) })
     }
 
     #[test]
     fn what_the_kernel_refuses_goes_through_the_page_cache() {
         let mut modes = IoModes::default();
-        let (mode, reason) = modes.choose(whole(), refused);
+        let (mode, reason) = modes.choose(Version(1), whole(), refused);
         assert!(matches!(mode, IoMode::Cached) && reason.is_some());
         // A second handle is not tried: the kernel allows one way at a time.
-        let (second, reason) = modes.choose(whole(), |_| panic!("not asked"));
+        let (second, reason) = modes.choose(Version(1), whole(), |_| panic!("not asked"));
         assert!(matches!(second, IoMode::Cached) && reason.is_none());
         modes.closed(&mode);
         modes.closed(&second);
-        assert!(modes.choose(whole(), refused).1.is_some(), "idle again, so it is tried again");
+        assert!(modes.choose(Version(1), whole(), refused).1.is_some(), "idle again, so it is tried again");
+    }
+
+    #[test]
+    fn two_versions_never_share_the_page_cache() {
+        let mut modes = IoModes::default();
+        let (old, _) = modes.choose(Version(1), None, refused);
+        let (new, _) = modes.choose(Version(2), None, refused);
+        assert!(matches!((&old, &new), (IoMode::Cached, IoMode::Direct(None))));
+        modes.closed(&old);
+        assert!(matches!(modes.choose(Version(2), None, refused).0, IoMode::Cached));
+        // After a commit of this mount all its handles read what was committed.
+        modes.committed(Version(3));
+        assert!(matches!(modes.choose(Version(3), None, refused).0, IoMode::Cached));
+        assert!(matches!(modes.choose(Version(2), None, refused).0, IoMode::Direct(None)));
+        modes.closed(&new);
     }
 }

@@ -25,9 +25,11 @@ mod volume;
 pub use errno::errno;
 
 use adapter::Adapter;
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use fuser::{Config, MountOption, Session, SessionACL};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -67,7 +69,6 @@ impl Default for MountOptions {
 #[derive(Debug)]
 pub struct Mounted {
     mountpoint: PathBuf,
-    unmounter: Arc<Mutex<SessionUnmounter>>,
     ended: watch::Receiver<Option<Result<()>>>,
     tasks: TaskTracker,
 }
@@ -83,20 +84,23 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
     check_mountpoint(mountpoint)?;
     let tasks = TaskTracker::new();
     let adapter = Adapter::new(Arc::new(Volume::new(client)), Handle::current(), tasks.clone());
-    let mut session =
+    let session =
         Session::new(adapter, mountpoint, &config(&options)).map_err(|error| mount_error(mountpoint, error))?;
-    let unmounter = Arc::new(Mutex::new(session.unmount_callable()));
     let (ended_in, ended) = watch::channel(None);
     let name = format!("cannot start the mount of {}", mountpoint.display());
+    let mut session = ManuallyDrop::new(session.spawn().io(|| name.clone())?);
+    // Dropping what fuser calls the mount would unmount whatever is at the path by then, also when this mount is gone and
+    // another has taken its place. So it is never dropped; the connection to the kernel, which is gone too, stays with it.
+    let serving = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
     // The thread ends when the kernel says that the file system is unmounted; `Mounted` sees to it that this happens.
     std::thread::Builder::new()
         .name("torchfs-mount".to_owned())
         .spawn(move || {
-            let result = session.run().io(|| "the connection to the kernel failed");
-            ended_in.send_replace(Some(result));
+            let result = serving.join().unwrap_or_else(|_| Err(std::io::Error::other("the mount's thread panicked")));
+            ended_in.send_replace(Some(result.io(|| "the connection to the kernel failed")));
         })
         .io(|| name)?;
-    Ok(Mounted { mountpoint: mountpoint.to_owned(), unmounter, ended, tasks })
+    Ok(Mounted { mountpoint: mountpoint.to_owned(), ended, tasks })
 }
 
 impl Mounted {
@@ -129,27 +133,34 @@ impl Mounted {
     /// As [`Mounted::wait`], or if it cannot be unmounted.
     pub async fn unmount(&self) -> Result<()> {
         if self.ended.borrow().is_none() {
-            let (unmounter, mountpoint) = (self.unmounter.clone(), self.mountpoint.clone());
+            let mountpoint = self.mountpoint.clone();
             // The kernel writes back and asks this very file system before the call returns.
-            let unmounted = tokio::task::spawn_blocking(move || start_unmount(&unmounter, &mountpoint)).await;
+            let unmounted = tokio::task::spawn_blocking(move || start_unmount(&mountpoint)).await;
             unmounted.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the unmount failed")))?;
         }
         self.wait().await
     }
 }
 
-fn start_unmount(unmounter: &Mutex<SessionUnmounter>, mountpoint: &Path) -> Result<()> {
-    if unmounter.lock().unwrap_or_else(PoisonError::into_inner).unmount().is_ok() {
-        return Ok(());
+/// Unmounts, or detaches what is in use. Who is not root needs the help of fusermount3, as for mounting.
+fn start_unmount(mountpoint: &Path) -> Result<()> {
+    use rustix::mount::{UnmountFlags, unmount};
+    let unmounted = unmount(mountpoint, UnmountFlags::empty()).or_else(|_| unmount(mountpoint, UnmountFlags::DETACH));
+    match unmounted {
+        Err(rustix::io::Errno::PERM) => {
+            let helper = Command::new("fusermount3").args(["-u", "-q", "-z", "--"]).arg(mountpoint).status();
+            let done = helper.io(|| format!("run fusermount3 to unmount {}", mountpoint.display()))?;
+            let message = || format!("fusermount3 cannot unmount {} ({done})", mountpoint.display());
+            if done.success() { Ok(()) } else { Err(Error::new(Kind::NotPermitted, message())) }
+        }
+        other => other.map_err(std::io::Error::from).io(|| format!("unmount {}", mountpoint.display())),
     }
-    rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH)
-        .io(|| format!("unmount {}", mountpoint.display()))
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
         if self.ended.borrow().is_none()
-            && let Err(error) = start_unmount(&self.unmounter, &self.mountpoint)
+            && let Err(error) = start_unmount(&self.mountpoint)
         {
             tracing::warn!("{error}");
         }

@@ -85,6 +85,14 @@ impl Volume {
         Volume { client, handles: Handles::default(), passthrough: AtomicBool::new(true) }
     }
 
+    /// Attributes for the kernel, which is taken to know them from now on.
+    fn tell(&self, attr: Attr) -> Attr {
+        if attr.kind == FileKind::File {
+            self.handles.tell(attr.ino, attr.version);
+        }
+        self.with_writes(attr)
+    }
+
     /// `attr` with what is written and set here and not committed yet.
     fn with_writes(&self, attr: Attr) -> Attr {
         match self.handles.file_of(attr.ino) {
@@ -94,12 +102,12 @@ impl Volume {
     }
 
     pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
-        Ok(self.with_writes(self.client.meta().lookup(parent, name).await?))
+        Ok(self.tell(self.client.meta().lookup(parent, name).await?))
     }
 
     pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
         match self.client.meta().attr(ino).await {
-            Ok(attr) => Ok(self.with_writes(attr)),
+            Ok(attr) => Ok(self.tell(attr)),
             // Collected while it is still open here.
             Err(error) if error.kind() == Kind::NotFound => match self.handles.file_of(ino) {
                 Some(file) => Ok(Attr { nlink: 0, ..file.attr() }),
@@ -122,7 +130,7 @@ impl Volume {
         {
             return Ok(Answer::Known(file.attr()));
         }
-        Ok(Answer::Fresh(self.with_writes(self.client.set_attr_inode(ino, change.rest).await?)))
+        Ok(Answer::Fresh(self.tell(self.client.set_attr_inode(ino, change.rest).await?)))
     }
 
     /// ftruncate(2) stays with the open file until it is committed; truncate(2) of a file that is not open is a change by
@@ -169,6 +177,9 @@ impl Volume {
     /// open(2), first half: everything that takes time.
     pub async fn open(&self, ino: InodeId, how: OpenHow) -> Result<Opening> {
         let file = self.client.open_inode(ino).await?;
+        if self.handles.send_back(ino, file.attr().version) {
+            return Err(Error::new(Kind::Stale, "the content changed since the name was looked up"));
+        }
         let whole = self.whole(&file, how).await;
         Ok(Opening { file, how, whole })
     }
@@ -186,7 +197,7 @@ impl Volume {
             return None;
         }
         let file = file.cached_file().await?;
-        Some(Whole { version: attr.version, file })
+        Some(Whole { file })
     }
 
     /// open(2), second half: the handle. `register` tells the kernel of a local file.
@@ -199,7 +210,7 @@ impl Volume {
         let (ino, version) = (file.ino(), file.attr().version);
         let mut refused = None;
         let (handle, open) = self.handles.insert_file(file, |modes| {
-            let (mode, reason) = modes.choose(whole, register);
+            let (mode, reason) = modes.choose(version, whole, register);
             refused = reason;
             mode
         });
@@ -296,7 +307,7 @@ impl Volume {
     }
 
     pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<Attr> {
-        Ok(self.with_writes(self.client.meta().link(ino, parent, name).await?))
+        Ok(self.tell(self.client.meta().link(ino, parent, name).await?))
     }
 
     pub async fn read_link(&self, ino: InodeId) -> Result<Vec<u8>> {
