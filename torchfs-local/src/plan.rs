@@ -24,6 +24,22 @@ const FREE_PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Draws before giving up; each fails only if somebody else has just this port.
 const FREE_PORT_DRAWS: usize = 1000;
 
+/// A folder that holds something else is not for a cluster.
+fn refuse_foreign(data: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(data).io(|| format!("read {}", data.display()))?;
+    for entry in entries {
+        let name = entry.io(|| format!("read {}", data.display()))?.file_name();
+        let name = name.to_string_lossy();
+        // The plan is written first: folders of nodes without one are what an interrupted first start leaves.
+        let is_ours = name.starts_with("meta-") || name.starts_with("store-") || name.starts_with(FILE);
+        if !is_ours && name != "lost+found" {
+            let message = format!("{} holds no cluster but {name}: choose an empty or new folder", data.display());
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+    }
+    Ok(())
+}
+
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wishes {
@@ -54,7 +70,10 @@ impl Plan {
     pub(crate) async fn make(data: &Path, wishes: &Wishes) -> Result<Bound> {
         let mut bound = match Plan::read(data)? {
             Some(plan) => plan.checked(data, wishes)?.bind().await?,
-            None => Plan::bind_new(wishes).await?,
+            None => {
+                refuse_foreign(data)?;
+                Plan::bind_new(wishes).await?
+            }
         };
         while bound.plan.stores.len() < wishes.stores.unwrap_or(0) {
             let last = bound.plan.stores.last().or(bound.plan.metas.last()).map_or(0, SocketAddr::port);
@@ -236,6 +255,16 @@ mod tests {
         }
         std::fs::write(data.path().join(FILE), "something else\n").expect("writes");
         assert_eq!(Plan::make(data.path(), &Wishes::default()).await.expect_err("refused").kind(), Kind::Protocol);
+    }
+
+    #[tokio::test]
+    async fn a_folder_of_something_else_is_refused() {
+        let data = tempfile::tempdir().expect("folder");
+        std::fs::write(data.path().join("thesis.txt"), "x").expect("writes");
+        let error = Plan::make(data.path(), &wishes(1, 2)).await.expect_err("refused");
+        assert_eq!(error.kind(), Kind::InvalidInput);
+        assert!(error.to_string().contains("thesis.txt"), "{error}");
+        assert_eq!(std::fs::read_dir(data.path()).expect("lists").count(), 1, "nothing was put into it");
     }
 
     #[tokio::test]

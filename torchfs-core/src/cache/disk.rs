@@ -36,6 +36,21 @@ pub(super) struct Disk {
     _lock: File,
 }
 
+/// What a cache folder may hold: its own, what a client and a mount keep beside, and what a file system puts into its root.
+const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "staging", "mount.log", "lost+found"];
+
+/// Something in the folder that no cache put there.
+fn foreign_entry(dir: &Path) -> Result<Option<String>> {
+    let entries = std::fs::read_dir(dir).io(|| format!("read {}", dir.display()))?;
+    for entry in entries {
+        let name = entry.io(|| format!("read {}", dir.display()))?.file_name();
+        if !KNOWN_ENTRIES.iter().any(|known| name == *known) {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
 /// A complete file as the index names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -65,6 +80,10 @@ impl Disk {
     /// operating system reports.
     pub fn open(dir: &Path, cluster: ClusterId) -> Result<(Disk, Vec<Record>)> {
         std::fs::create_dir_all(dir).io(|| format!("make the cache folder {}", dir.display()))?;
+        if let Some(other) = foreign_entry(dir)? {
+            let message = format!("{} is not a cache folder, it holds {other}: choose an empty one", dir.display());
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
         let lock = take_lock(dir)?;
         let index_path = dir.join("index");
         let files = dir.join("files");
@@ -265,6 +284,15 @@ mod tests {
     fn record(number: u64, len: u64) -> Record {
         let key = CacheKey { ino: InodeId(number), version: Version(1) };
         Record::new(key, len, number, vec![7; len.div_ceil(crate::cache::CHUNK_BYTES) as usize])
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().expect("folder");
+        std::fs::write(dir.path().join("thesis.txt"), "x").expect("writes");
+        let error = Disk::open(dir.path(), ClusterId(1)).expect_err("refused");
+        assert!(error.kind() == Kind::InvalidInput && error.to_string().contains("thesis.txt"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1, "nothing was put into it");
     }
 
     #[test]
