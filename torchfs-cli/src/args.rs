@@ -220,6 +220,9 @@ pub struct Mount {
     /// Return when the mount is usable, and go on in the background
     #[arg(long)]
     pub background: bool,
+    /// Check the options and mount nothing, as `mount -f` asks of its helpers.
+    #[arg(long, hide = true)]
+    pub fake: bool,
     /// The mount is served by this process, which tells its parent on stdout how it went.
     #[arg(long, hide = true, conflicts_with = "background")]
     pub serve_background: bool,

@@ -49,6 +49,7 @@ pub mod checksum;
 pub mod client;
 pub mod erasure;
 mod error;
+pub mod folder;
 mod ids;
 pub mod layout;
 pub mod meta;

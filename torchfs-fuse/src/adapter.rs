@@ -3,14 +3,16 @@
 use crate::caller::Caller;
 use crate::convert;
 use crate::errno::errno;
-use crate::io_mode::IoMode;
-use crate::volume::{Allocate, Answer, Change, OpenHow, Opened, Seek, Volume, attr_change, new_inode, readable_xattr};
+use crate::reply::{
+    GENERATION, TTL, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr,
+    told, xattr_list,
+};
+use crate::volume::{Allocate, Answer, Change, OpenHow, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
-    BackingId, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use std::ffi::OsStr;
@@ -21,11 +23,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
-use torchfs_core::meta::{FileKind, FsStat, IfExists, Name, NewKind, RenameMode, XattrMode};
+use torchfs_core::meta::{IfExists, NewKind, RenameMode, XattrMode};
 use torchfs_core::{Error, InodeId, Kind, Result};
-
-/// How long the kernel may answer names and attributes from what it was told last.
-const TTL: Duration = Duration::from_secs(1);
 
 /// How long any operation that does not carry written data may take before it fails with EIO. The parts underneath have
 /// shorter deadlines of their own; this is the backstop.
@@ -36,8 +35,6 @@ const WRITE_BYTES_MAX: u32 = 1024 * 1024;
 
 /// The kernel's readahead for one file.
 const READAHEAD_BYTES: u32 = 1024 * 1024;
-
-const GENERATION: Generation = Generation(0);
 
 /// The callbacks of one mount.
 #[derive(Debug)]
@@ -87,72 +84,6 @@ impl Adapter {
     }
 }
 
-/// The errno for the application; what it cannot say goes to the log.
-fn told(what: &'static str, error: &Error) -> Errno {
-    let errno = errno(error);
-    if errno.code() == Errno::EIO.code() {
-        tracing::warn!("{what}: {error}");
-    }
-    errno
-}
-
-fn reply_entry(reply: ReplyEntry) -> impl FnOnce(Result<torchfs_core::meta::Attr, Errno>) + Send + 'static {
-    move |result| match result {
-        Ok(attr) => reply.entry(&TTL, &convert::attr(&attr), GENERATION),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Answer, Errno>) + Send + 'static {
-    move |result| match result {
-        Ok(Answer::Fresh(attr)) => reply.attr(&TTL, &convert::attr(&attr)),
-        Ok(Answer::Known(attr)) => reply.attr(&Duration::ZERO, &convert::attr(&attr)),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) + Send + 'static {
-    move |result| match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32) -> impl FnOnce(Result<Vec<u8>, Errno>) + Send + 'static {
-    move |result| match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() <= size as usize => reply.data(&value),
-        Ok(_) => reply.error(Errno::ERANGE),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-/// The flags of an opened file, and the local file that the kernel is to name with it.
-fn open_flags(opened: &Opened) -> (FopenFlags, Option<&BackingId>) {
-    match &opened.io {
-        IoMode::Cached if opened.keep_pages => (FopenFlags::FOPEN_KEEP_CACHE, None),
-        IoMode::Cached => (FopenFlags::empty(), None),
-        IoMode::Passthrough(backing) => (FopenFlags::empty(), Some(backing)),
-        IoMode::Direct(backing) => (FopenFlags::FOPEN_DIRECT_IO, backing.as_deref()),
-    }
-}
-
-fn reply_opened(reply: ReplyOpen, opened: &Opened) {
-    let handle = FileHandle(opened.handle);
-    match open_flags(opened) {
-        (flags, Some(backing)) => reply.opened_passthrough(handle, flags, backing),
-        (flags, None) => reply.opened(handle, flags),
-    }
-}
-
-fn reply_created(reply: ReplyCreate, attr: &torchfs_core::meta::Attr, opened: &Opened) {
-    let (handle, attr) = (FileHandle(opened.handle), convert::attr(attr));
-    match open_flags(opened) {
-        (flags, Some(backing)) => reply.created_passthrough(&TTL, &attr, GENERATION, handle, flags, backing),
-        (flags, None) => reply.created(&TTL, &attr, GENERATION, handle, flags),
-    }
-}
-
 fn caller(request: &Request) -> Caller {
     Caller(request.pid())
 }
@@ -174,17 +105,6 @@ fn allocate(mode: i32) -> Option<Allocate> {
         _ if flags == zero => Some(Allocate { grow: true, zero: true }),
         _ => None,
     }
-}
-
-/// Blocks of 4 KiB of content that fit: raw space divided by what the root folder's profile spends per byte.
-fn content_blocks(raw_bytes: u64, stat: &FsStat) -> u64 {
-    let (k, n) = stat.profile.map_or((1, 1), |profile| (u64::from(profile.data), profile.shards() as u64));
-    raw_bytes / 4096 * k / n
-}
-
-/// Names as listxattr(2) wants them: each followed by NUL.
-fn xattr_list(names: &[Name]) -> Vec<u8> {
-    names.iter().flat_map(|name| name.as_bytes().iter().copied().chain([0])).collect()
 }
 
 impl Filesystem for Adapter {
@@ -555,8 +475,8 @@ impl Filesystem for Adapter {
                         Some(attr) => {
                             let shown = convert::attr(&attr);
                             let full = reply.add(shown.ino, entry.next, name, &TTL, &shown, GENERATION);
-                            if !full && attr.kind == FileKind::File {
-                                volume.handles.tell(attr.ino, attr.version);
+                            if !full {
+                                volume.handles.tell(&attr);
                             }
                             full
                         }

@@ -6,7 +6,7 @@ use crate::io_mode::{IoMode, IoModes};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use torchfs_core::meta::{DirEntry, Name};
+use torchfs_core::meta::{Attr, DirEntry, FileKind, Name};
 use torchfs_core::{Error, File, InodeId, Kind, Result, Version};
 
 /// An open file: the content is the inode's, shared by all its handles; what is to be committed when it is closed is the
@@ -100,6 +100,13 @@ struct Known {
     sent_back: bool,
 }
 
+impl Tables {
+    /// What the kernel knows of a file; of one that it knew nothing of, this version.
+    fn known(&mut self, ino: InodeId, version: Version) -> &mut Known {
+        self.known.entry(ino).or_insert(Known { told: version, pages: None, sent_back: false })
+    }
+}
+
 /// All handles of one mount.
 #[derive(Debug, Default)]
 pub struct Handles {
@@ -171,11 +178,11 @@ impl Handles {
         self.tables().dirs.remove(&number);
     }
 
-    /// The kernel is told attributes of this version.
-    pub fn tell(&self, ino: InodeId, version: Version) {
-        let mut tables = self.tables();
-        let known = tables.known.entry(ino).or_insert(Known { told: version, pages: None, sent_back: false });
-        known.told = version;
+    /// The kernel is told these attributes; of a file it keeps in mind which version they are of.
+    pub fn tell(&self, attr: &Attr) {
+        if attr.kind == FileKind::File {
+            self.tables().known(attr.ino, attr.version).told = attr.version;
+        }
     }
 
     /// Whether an open must be sent back, because the kernel has attributes of another version. Not twice in a row: the
@@ -189,9 +196,7 @@ impl Handles {
 
     /// The kernel is about to fill pages with this version; whether those it may have are of the same one.
     pub fn pages_still_good(&self, ino: InodeId, version: Version) -> bool {
-        let mut tables = self.tables();
-        let known = tables.known.entry(ino).or_insert(Known { told: version, pages: None, sent_back: false });
-        known.pages.replace(version) == Some(version)
+        self.tables().known(ino, version).pages.replace(version) == Some(version)
     }
 
     /// This mount itself committed `version`: what the kernel knows already shows it, unless another client came between.

@@ -20,6 +20,7 @@ mod convert;
 mod errno;
 mod handles;
 mod io_mode;
+mod reply;
 mod volume;
 
 pub use errno::errno;

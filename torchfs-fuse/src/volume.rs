@@ -87,9 +87,7 @@ impl Volume {
 
     /// Attributes for the kernel, which is taken to know them from now on.
     fn tell(&self, attr: Attr) -> Attr {
-        if attr.kind == FileKind::File {
-            self.handles.tell(attr.ino, attr.version);
-        }
+        self.handles.tell(&attr);
         self.with_writes(attr)
     }
 
@@ -128,7 +126,9 @@ impl Volume {
         if let Some(file) = self.handles.file_of(ino)
             && file.set_attr_at_commit(&change.rest)
         {
-            return Ok(Answer::Known(file.attr()));
+            let attr = file.attr();
+            self.handles.tell(&attr);
+            return Ok(Answer::Known(attr));
         }
         Ok(Answer::Fresh(self.tell(self.client.set_attr_inode(ino, change.rest).await?)))
     }

@@ -4,8 +4,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use tokio::net::TcpListener;
+use torchfs_core::folder::foreign_entry;
 use torchfs_core::layout::Profile;
 use torchfs_core::{Error, IoContext, Kind, Result};
 
@@ -26,18 +28,15 @@ const FREE_PORT_DRAWS: usize = 1000;
 
 /// A folder that holds something else is not for a cluster.
 fn refuse_foreign(data: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(data).io(|| format!("read {}", data.display()))?;
-    for entry in entries {
-        let name = entry.io(|| format!("read {}", data.display()))?.file_name();
-        let name = name.to_string_lossy();
-        // The plan is written first: folders of nodes without one are what an interrupted first start leaves.
-        let is_ours = name.starts_with("meta-") || name.starts_with("store-") || name.starts_with(FILE);
-        if !is_ours && name != "lost+found" {
+    // The plan is written first: folders of nodes without one are what an interrupted first start leaves.
+    let ours = ["meta-", "store-", FILE];
+    match foreign_entry(data, |name| ours.iter().any(|start| name.as_bytes().starts_with(start.as_bytes())))? {
+        None => Ok(()),
+        Some(name) => {
             let message = format!("{} holds no cluster but {name}: choose an empty or new folder", data.display());
-            return Err(Error::new(Kind::InvalidInput, message));
+            Err(Error::new(Kind::InvalidInput, message))
         }
     }
-    Ok(())
 }
 
 /// What the user asked for.
@@ -121,6 +120,11 @@ impl Plan {
         let (metas, stores) = (wishes.metas.unwrap_or(DEFAULT_METAS), wishes.stores.unwrap_or(DEFAULT_STORES));
         if metas == 0 {
             return Err(Error::new(Kind::InvalidInput, "a cluster needs at least one metadata node"));
+        }
+        if let Some(port) = wishes.port.filter(|port| usize::from(u16::MAX - port) + 1 < metas + stores) {
+            let nodes = metas + stores;
+            let message = format!("{nodes} nodes need the ports from {port} up and there are none past {}", u16::MAX);
+            return Err(Error::new(Kind::InvalidInput, message));
         }
         let plan = Plan { profile, metas: Vec::new(), stores: Vec::new() };
         let mut bound = Bound { plan, metas: Vec::new(), stores: Vec::new() };
@@ -277,6 +281,15 @@ mod tests {
         assert_eq!(error.kind(), Kind::Exists);
         assert!(error.to_string().contains(&format!("meta-1 cannot listen on 127.0.0.1:{port}")), "{error}");
         assert!(!data.path().join(FILE).exists());
+    }
+
+    #[tokio::test]
+    async fn ports_past_the_last_are_refused() {
+        let data = tempfile::tempdir().expect("folder");
+        let wishes = Wishes { port: Some(u16::MAX - 1), ..wishes(1, 2) };
+        let error = Plan::make(data.path(), &wishes).await.expect_err("refused");
+        assert_eq!(error.kind(), Kind::InvalidInput);
+        assert!(error.to_string().contains("65534"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use torchfs_core::folder::foreign_entry;
 use torchfs_core::{Error, IoContext, Kind, MetaId, Result};
 
 const FILE: &str = "node";
@@ -71,20 +72,17 @@ fn lock(folder: &Path) -> Result<File> {
 }
 
 fn refuse_foreign(folder: &Path) -> Result<()> {
-    let what = || format!("list data folder {}", folder.display());
-    for entry in std::fs::read_dir(folder).io(what)? {
-        let name = entry.io(what)?.file_name();
-        // What a first start that was interrupted leaves, and what a fresh file system has.
-        if name != LOCK && name != aside().as_os_str() && name != "lost+found" {
+    // What a first start that was interrupted leaves.
+    match foreign_entry(folder, |name| name == LOCK || name == aside().as_os_str())? {
+        None => Ok(()),
+        Some(name) => {
             let message = format!(
-                "data folder {} holds '{}' and is not that of a metadata node: give an empty folder",
-                folder.display(),
-                name.display()
+                "data folder {} holds '{name}' and is not that of a metadata node: give an empty folder",
+                folder.display()
             );
-            return Err(Error::new(Kind::InvalidInput, message));
+            Err(Error::new(Kind::InvalidInput, message))
         }
     }
-    Ok(())
 }
 
 fn compare(found: &Identity, wanted: &Identity, folder: &Path) -> Result<()> {

@@ -211,3 +211,17 @@ impl MetaService for Desk {
         Ok(self.read(reply).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_map_follows_a_size_that_differs_by_more_than_a_sixteenth() {
+        let known = 1600;
+        let told: Vec<u64> =
+            [1499, 1500, 1600, 1700, 1701].into_iter().filter(|now| is_another_size(known, *now)).collect();
+        assert_eq!(told, [1499, 1701]);
+        assert!(is_another_size(0, 1) && !is_another_size(0, 0));
+    }
+}

@@ -110,7 +110,8 @@ pub fn helper(words: &[OsString]) -> Option<Vec<OsString>> {
         match word.to_str() {
             Some("-o") => line.extend([OsString::from("-o"), words.next().cloned().unwrap_or_default()]),
             Some("-t" | "-N") => drop(words.next()),
-            Some("-s" | "-f" | "-n" | "-v") => {}
+            Some("-f") => line.push("--fake".into()),
+            Some("-s" | "-n" | "-v") => {}
             _ => places.push(word),
         }
     }
@@ -157,6 +158,7 @@ mod tests {
         assert_eq!(global.meta, ["a:1", "b:1"]);
         assert!(global.quiet && given.background && given.mountpoint == Path::new("/m"));
         assert_eq!(given.allow_other(), Some(false));
+        assert!(!given.fake && mount(&["mount.fuse.torchfs", "a:1", "/m", "-f"]).expect("parses").1.fake);
         assert!(mount(&["mount.fuse.torchfs", "a:1"]).is_err(), "no mountpoint");
     }
 }

@@ -20,6 +20,9 @@ pub async fn run(global: &Global, args: Mount) -> Outcome {
     if args.background {
         return background::start(global, &args).await;
     }
+    if args.fake {
+        return Ok(());
+    }
     if args.serve_background {
         return background::serve(global, &args).await;
     }

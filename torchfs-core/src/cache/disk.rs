@@ -10,6 +10,7 @@
 
 use super::CacheKey;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::folder::foreign_entry;
 use crate::ids::{ClusterId, InodeId, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -36,20 +37,8 @@ pub(super) struct Disk {
     _lock: File,
 }
 
-/// What a cache folder may hold: its own, what a client and a mount keep beside, and what a file system puts into its root.
-const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "staging", "mount.log", "lost+found"];
-
-/// Something in the folder that no cache put there.
-fn foreign_entry(dir: &Path) -> Result<Option<String>> {
-    let entries = std::fs::read_dir(dir).io(|| format!("read {}", dir.display()))?;
-    for entry in entries {
-        let name = entry.io(|| format!("read {}", dir.display()))?.file_name();
-        if !KNOWN_ENTRIES.iter().any(|known| name == *known) {
-            return Ok(Some(name.to_string_lossy().into_owned()));
-        }
-    }
-    Ok(None)
-}
+/// What a cache folder may hold: its own, and what a client and a mount keep beside.
+const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "staging", "mount.log"];
 
 /// A complete file as the index names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +69,7 @@ impl Disk {
     /// operating system reports.
     pub fn open(dir: &Path, cluster: ClusterId) -> Result<(Disk, Vec<Record>)> {
         std::fs::create_dir_all(dir).io(|| format!("make the cache folder {}", dir.display()))?;
-        if let Some(other) = foreign_entry(dir)? {
+        if let Some(other) = foreign_entry(dir, |name| KNOWN_ENTRIES.iter().any(|known| name == *known))? {
             let message = format!("{} is not a cache folder, it holds {other}: choose an empty one", dir.display());
             return Err(Error::new(Kind::InvalidInput, message));
         }

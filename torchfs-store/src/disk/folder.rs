@@ -16,14 +16,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use torchfs_core::IoContext;
+use torchfs_core::folder::foreign_entry;
 use torchfs_core::{Error, Kind, Result, ShardId, StripeId};
 use tracing::warn;
 
 const LOCK_FILE: &str = "lock";
 const GROUP_BITS: u32 = 12;
 
-/// What may lie in a folder that is not a data folder yet: leftovers of a start that was cut off, and what mkfs makes.
-const HARMLESS: [&str; 3] = [LOCK_FILE, IDENTITY_TEMP, "lost+found"];
+/// What may lie in a folder that is not a data folder yet: leftovers of a start that was cut off.
+const HARMLESS: [&str; 2] = [LOCK_FILE, IDENTITY_TEMP];
 
 /// The folder of 4096 successive stripes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -194,18 +195,16 @@ pub fn sync_folder(path: &Path) -> Result<()> {
 }
 
 fn check_unused(root: &Path) -> Result<()> {
-    for entry in fs::read_dir(root).io(|| format!("list {}", root.display()))? {
-        let name = entry.io(|| format!("list {}", root.display()))?.file_name();
-        if !HARMLESS.iter().any(|harmless| name == *harmless) {
+    match foreign_entry(root, |name| HARMLESS.iter().any(|harmless| name == *harmless))? {
+        None => Ok(()),
+        Some(name) => {
             let message = format!(
-                "{} is no data folder of a torchfs store: it holds '{}' and no {IDENTITY_FILE}; give an empty or new folder",
-                root.display(),
-                name.to_string_lossy()
+                "{} is no data folder of a torchfs store: it holds '{name}' and no {IDENTITY_FILE}; give an empty or new folder",
+                root.display()
             );
-            return Err(Error::new(Kind::InvalidInput, message));
+            Err(Error::new(Kind::InvalidInput, message))
         }
     }
-    Ok(())
 }
 
 fn take_lock(root: &Path) -> Result<File> {

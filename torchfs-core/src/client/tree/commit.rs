@@ -307,9 +307,9 @@ pub(super) fn only_mtime(inode: &NewInode) -> AttrChange {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rig_test;
     use super::*;
-    use crate::Version;
-    use crate::meta::{Attr, FileKind, Timestamp};
+    use crate::meta::FileKind;
 
     fn folder(parent: Slot, slot: Slot) -> Op {
         make(parent, Some(slot), NewKind::Directory)
@@ -326,24 +326,7 @@ mod tests {
     }
 
     fn attr(ino: u64) -> Result<MetaReply> {
-        let time = Timestamp::default();
-        Ok(MetaReply::Attr(Attr {
-            ino: InodeId(ino),
-            kind: FileKind::Directory,
-            mode: 0,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            size: 0,
-            allocated: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            version: Version(0),
-            rdev: 0,
-            xattr_bytes: 0,
-            profile: None,
-        }))
+        Ok(MetaReply::Attr(rig_test::attr(ino, FileKind::Directory)))
     }
 
     fn parent(op: MetaOp) -> InodeId {

@@ -379,28 +379,16 @@ fn is_root() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rig_test;
     use super::*;
-    use crate::Version;
-    use crate::meta::Timestamp;
 
     fn file_of_two_pieces(path: &Path) -> LocalFile {
-        let time = Timestamp::default();
         let attr = Attr {
-            ino: InodeId(2),
-            kind: FileKind::File,
             mode: 0o644,
-            nlink: 1,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             size: 4,
-            allocated: 4,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            version: Version(1),
-            rdev: 0,
-            xattr_bytes: 0,
-            profile: None,
+            ..rig_test::attr(2, FileKind::File)
         };
         LocalFile::new(path.to_owned(), Looks { attr, xattrs: Vec::new() }, 2)
     }

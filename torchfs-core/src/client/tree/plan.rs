@@ -164,10 +164,10 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::super::local::Looks;
+    use super::super::rig_test;
     use super::*;
     use crate::layout::{Profile, StripeShape};
-    use crate::meta::{Attr, FileKind, Timestamp};
-    use crate::{InodeId, Version};
+    use crate::meta::FileKind;
     use proptest::prelude::*;
 
     fn stripe(number: u64, data_bytes: u32, shard_bytes: u32) -> Arc<Stripe> {
@@ -176,24 +176,7 @@ mod tests {
     }
 
     fn file() -> Arc<LocalFile> {
-        let (time, ino) = (Timestamp::default(), InodeId(2));
-        let attr = Attr {
-            ino,
-            kind: FileKind::File,
-            mode: 0,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            size: 1,
-            allocated: 1,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            version: Version(1),
-            rdev: 0,
-            xattr_bytes: 0,
-            profile: None,
-        };
+        let attr = rig_test::attr(2, FileKind::File);
         Arc::new(LocalFile::new("never made".into(), Looks { attr, xattrs: Vec::new() }, 1))
     }
 

@@ -2,16 +2,38 @@
 
 use super::xattr::{self, Xattrs};
 use crate::client::Client;
-use crate::ids::{ClusterId, NodeId, NodeUuid};
+use crate::ids::{ClusterId, InodeId, NodeId, NodeUuid, Version};
 use crate::layout::Profile;
 use crate::meta::memory::MemoryMeta;
-use crate::meta::{MetaOp, MetaSession};
+use crate::meta::{Attr, FileKind, MetaOp, MetaSession, Timestamp};
 use crate::shard::fault::{Fault, FaultyStore};
 use crate::shard::memory::{MemoryStore, MemoryStores};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The attributes of an inode of which a test looks at the number and the kind only.
+pub(super) fn attr(ino: u64, kind: FileKind) -> Attr {
+    let time = Timestamp::default();
+    Attr {
+        ino: InodeId(ino),
+        kind,
+        mode: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        allocated: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        version: Version(1),
+        rdev: 0,
+        xattr_bytes: 0,
+        profile: None,
+    }
+}
 
 /// Six nodes in memory.
 #[derive(Debug)]
