@@ -333,9 +333,20 @@ impl Cluster {
     /// # Panics
     /// If it does not run.
     pub fn freeze_store(&self, number: usize) {
+        self.signal_store(number, rustix::process::Signal::STOP);
+    }
+
+    /// Ends what [`Cluster::freeze_store`] began.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn thaw_store(&self, number: usize) {
+        self.signal_store(number, rustix::process::Signal::CONT);
+    }
+
+    fn signal_store(&self, number: usize, signal: rustix::process::Signal) {
         let child = self.stores[number].as_ref().expect("the node runs");
-        let pid = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it can be stopped");
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("it can be signalled");
     }
 
     /// Kills every process.

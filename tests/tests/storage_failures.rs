@@ -106,6 +106,41 @@ fn a_hung_node_holds_up_neither_reads_nor_writes() {
     assert_same_tree(&source, &get(&cluster, "/more", "more"));
 }
 
+/// Nodes that hang are still "up" for seconds. What is acknowledged meanwhile must survive the loss of a node all the same.
+#[test]
+fn with_three_of_six_hung_writes_fail_clearly_and_with_two_they_are_degraded() {
+    let cluster = Cluster::start();
+    let (old, new) = (cluster.dir().join("old"), cluster.dir().join("new"));
+    write_file(&old, &Noise::new(3).bytes(20 << 20));
+    write_file(&new, &Noise::new(4).bytes(20 << 20));
+    cluster.torchfs(["put", old.to_str().expect("UTF-8"), "/file"]).ok();
+    for store in [0, 2, 3] {
+        cluster.freeze_store(store);
+    }
+    // At once, before anyone has noticed; then when the nodes are known to be down.
+    for _ in 0..2 {
+        let text = cluster.torchfs(["put", new.to_str().expect("UTF-8"), "/file"]).failed_with(exit::UNAVAILABLE);
+        let named = (1..=6).filter(|node| text.contains(&format!("node {node}: "))).count();
+        assert_eq!(named, 3, "the three that do not answer are named: {text}");
+        cluster.wait_for_stores("down", 3);
+    }
+    cluster.thaw_store(2);
+    cluster.wait_for_stores("up", 4);
+    assert!(cluster.torchfs(["cat", "/file"]).stdout == fs::read(&old).expect("readable"), "the old version is gone");
+    cluster.torchfs(["put", new.to_str().expect("UTF-8"), "/new"]).ok();
+    cluster.thaw_store(0);
+    cluster.thaw_store(3);
+    cluster.wait_for_stores("up", 6);
+    assert!(cluster.status()["degraded_stripes"].as_u64() > Some(0), "written with four nodes");
+    // Whichever node is lost, what was acknowledged is there.
+    for store in 0..6 {
+        cluster.freeze_store(store);
+        let read = cluster.torchfs(["cat", "/new"]);
+        assert!(read.stdout == fs::read(&new).expect("readable"), "node {} is lost: {}", store + 1, read.stderr);
+        cluster.thaw_store(store);
+    }
+}
+
 #[test]
 fn regression_08_damage_on_disk_is_read_around_and_reported() {
     let cluster = Cluster::start();

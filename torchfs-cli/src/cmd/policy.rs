@@ -43,8 +43,11 @@ async fn warn_if_too_few_nodes(global: &Global, client: &Client, profile: Profil
 
 /// The warning for a profile that the nodes cannot serve in full.
 pub fn too_few_nodes(profile: Profile, nodes: usize) -> String {
-    let wanted = profile.shards();
-    format!(
-        "{profile} wants {wanted} storage nodes and {nodes} are there: new files survive fewer failures until there are more"
-    )
+    let (wanted, least) = (profile.shards(), usize::from(profile.data) + usize::from(profile.parity < 2));
+    let until = if nodes < least {
+        format!("only small files can be written until there are {least}")
+    } else {
+        "new files survive fewer failures until there are more".to_owned()
+    };
+    format!("{profile} wants {wanted} storage nodes and {nodes} are there: {until}")
 }

@@ -1,11 +1,13 @@
 //! Which nodes may hold how much of one stripe: [`Spread`], pure bookkeeping for a write.
 //!
-//! The rule: whichever one node is lost, k shards are left. Data shards without bytes are always there. As long as every
-//! shard gets stored this means at most m shards per node; each shard that is given up lowers it by one.
+//! The rule: every shard is on a node of its own, and whichever one node is lost, k shards are left. Data shards without bytes
+//! are always there. So with fewer than k+m nodes some shards are left out, down to k+1. When there are k nodes, that is
+//! when m are away, some of them hold two shards, which is the only way to survive one more; with fewer nothing is written.
 
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::layout::StripeShape;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a stripe's shards are being put.
@@ -13,15 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Spread {
     shape: StripeShape,
     /// In order of preference.
-    candidates: Vec<NodeId>,
-    /// To be used only when the candidates are not enough: they failed other writes a moment ago.
-    last_resort: Vec<NodeId>,
+    nodes: Vec<NodeId>,
     /// Per node, which shards it holds or is being sent.
     load: BTreeMap<NodeId, Vec<usize>>,
     failed: BTreeMap<NodeId, Error>,
-    /// Nodes that take long to answer and may yet fail.
+    /// Nodes that take long to answer or failed other writes a moment ago.
     suspects: BTreeSet<NodeId>,
-    given_up: usize,
 }
 
 /// How far to go to find a node for a shard.
@@ -31,15 +30,17 @@ pub(super) enum Reach {
     Unused,
     /// Also one that has, if the rule allows it.
     Doubled,
-    /// Also one that takes long, or that failed another write a moment ago.
+    /// Also one that takes long, or that failed another write a moment ago, if the stripe cannot be stored without.
     Doubtful,
 }
 
 impl Spread {
-    pub(super) fn new(shape: StripeShape, candidates: Vec<NodeId>, last_resort: Vec<NodeId>) -> Self {
-        let last_resort = last_resort.into_iter().filter(|node| !candidates.contains(node)).collect();
-        let (load, failed, suspects) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Spread { shape, candidates, last_resort, load, failed, suspects, given_up: 0 }
+    /// Over these nodes, best first; the doubtful ones, which may be among them, come last.
+    pub(super) fn new(shape: StripeShape, mut nodes: Vec<NodeId>, doubtful: Vec<NodeId>) -> Self {
+        let further: Vec<NodeId> = doubtful.iter().filter(|node| !nodes.contains(node)).copied().collect();
+        nodes.extend(further);
+        let suspects = doubtful.into_iter().collect();
+        Spread { shape, nodes, load: BTreeMap::new(), failed: BTreeMap::new(), suspects }
     }
 
     /// Chooses a node for a shard and counts the shard as its. Never one that has failed, or has this shard already.
@@ -50,22 +51,39 @@ impl Spread {
     }
 
     fn choose(&self, shard: usize, reach: Reach) -> Option<NodeId> {
-        let per_node = usize::from(self.shape.profile.parity).saturating_sub(self.given_up);
-        let may_have = |node: &&NodeId| {
-            let has_it = self.load.get(node).is_some_and(|shards| shards.contains(&shard));
-            !self.failed.contains_key(node) && !has_it && self.load_of(**node) < per_node.max(1)
-        };
-        let trusted = || self.candidates.iter().filter(|node| !self.suspects.contains(node)).filter(may_have);
-        let unused = trusted().find(|node| self.load_of(**node) == 0);
+        let open = || self.nodes.iter().copied().filter(|node| !self.failed.contains_key(node));
+        let trusted = || open().filter(|node| !self.suspects.contains(node));
+        let unused = trusted().find(|&node| self.load_of(node) == 0);
         if unused.is_some() || reach == Reach::Unused {
-            return unused.copied();
+            return unused;
         }
-        let doubled = trusted().filter(|node| self.load_of(**node) < per_node).min_by_key(|node| self.load_of(**node));
+        let counts = |node: &NodeId| !self.failed.contains_key(node) || self.load_of(*node) > 0;
+        let all = self.nodes.iter().filter(|node| counts(node)).count();
+        let reliable = self.nodes.iter().filter(|node| counts(node) && !self.suspects.contains(node)).count();
+        let doubled = match self.compare_with_needed(reliable) {
+            // Enough nodes for k+1 shards: this one is left out.
+            Ordering::Greater => return None,
+            Ordering::Equal => self.least_loaded(trusted(), shard),
+            Ordering::Less => None,
+        };
         if doubled.is_some() || reach == Reach::Doubled {
-            return doubled.copied();
+            return doubled;
         }
-        let doubtful = self.last_resort.iter().chain(&self.candidates).filter(may_have);
-        doubtful.min_by_key(|node| self.load_of(**node)).copied()
+        let doubtful = open().find(|&node| self.load_of(node) == 0);
+        let may_double = self.compare_with_needed(all) == Ordering::Equal;
+        doubtful.or_else(|| may_double.then(|| self.least_loaded(open(), shard)).flatten())
+    }
+
+    /// Whether shards on so many nodes of their own are fewer than k, k, or more.
+    fn compare_with_needed(&self, nodes: usize) -> Ordering {
+        (nodes + empty_shards(&self.shape)).cmp(&usize::from(self.shape.profile.data))
+    }
+
+    /// The node with the fewest shards that may have this one too.
+    fn least_loaded(&self, nodes: impl Iterator<Item = NodeId>, shard: usize) -> Option<NodeId> {
+        let has_it = |node: &NodeId| self.load.get(node).is_some_and(|shards| shards.contains(&shard));
+        let per_node = usize::from(self.shape.profile.parity);
+        nodes.filter(|node| !has_it(node) && self.load_of(*node) < per_node).min_by_key(|node| self.load_of(*node))
     }
 
     fn load_of(&self, node: NodeId) -> usize {
@@ -95,36 +113,46 @@ impl Spread {
         self.failed.entry(node).or_insert(error);
     }
 
-    /// A shard will not be stored.
-    pub(super) fn give_up(&mut self) {
-        self.given_up += 1;
-    }
-
     /// The nodes that failed, and how.
     pub(super) fn failed(&self) -> &BTreeMap<NodeId, Error> {
         &self.failed
     }
 
+    /// How many nodes were to choose from.
+    pub(super) fn nodes(&self) -> &[NodeId] {
+        &self.nodes
+    }
+
     /// Whether the stripe could have been stored if nodes without space had had some.
     pub(super) fn space_is_why(&self) -> bool {
         let is_full = |node: &&NodeId| self.failed.get(node).is_some_and(|error| error.kind() == crate::Kind::NoSpace);
-        let full = self.candidates.iter().filter(is_full).count();
-        let usable = self.candidates.iter().filter(|node| !self.failed.contains_key(node)).count() + full;
-        full > 0 && usable * usize::from(self.shape.profile.parity) >= self.shape.stored_shards().count()
+        let full = self.nodes.iter().filter(is_full).count();
+        let usable = self.nodes.iter().filter(|node| !self.failed.contains_key(node)).count() + full;
+        let would_do = match self.compare_with_needed(usable) {
+            Ordering::Greater => true,
+            Ordering::Equal => {
+                self.shape.stored_shards().count().div_ceil(usable) <= usize::from(self.shape.profile.parity)
+            }
+            Ordering::Less => false,
+        };
+        full > 0 && would_do
     }
 }
 
-/// Whether at least k shards are left whichever one node is lost.
-pub(super) fn survives_any_one_node(shape: &StripeShape, nodes: &[Option<NodeId>]) -> bool {
+/// Data shards without bytes: they are not stored, and never lost.
+fn empty_shards(shape: &StripeShape) -> usize {
+    shape.profile.shards() - shape.stored_shards().count()
+}
+
+/// Whether a stripe stored like this may be acknowledged: k shards are left whichever one node is lost, and k have a node
+/// each.
+pub(super) fn may_be_acknowledged(shape: &StripeShape, nodes: &[Option<NodeId>]) -> bool {
     let needed = usize::from(shape.profile.data);
-    let left_without = |lost: Option<NodeId>| {
-        let is_left = |&index: &usize| match nodes.get(index).copied().flatten() {
-            Some(node) => Some(node) != lost,
-            None => shape.shard_len(index) == 0 && index < needed,
-        };
-        (0..shape.profile.shards()).filter(is_left).count()
-    };
-    left_without(None) >= needed && nodes.iter().flatten().all(|&node| left_without(Some(node)) >= needed)
+    let stored = || shape.stored_shards().filter_map(|index| nodes.get(index).copied().flatten());
+    let holders: BTreeSet<NodeId> = stored().collect();
+    let empty = empty_shards(shape);
+    let left_without = |lost: NodeId| stored().filter(|&node| node != lost).count() + empty;
+    holders.len() + empty >= needed && holders.iter().all(|&node| left_without(node) >= needed)
 }
 
 #[cfg(test)]
@@ -145,64 +173,91 @@ mod tests {
         numbers.iter().map(|&number| (number > 0).then_some(NodeId(number))).collect()
     }
 
+    /// Where shards 0, 1, 2, ... go one after the other.
+    fn assign_all(spread: &mut Spread, shards: usize) -> Vec<Option<NodeId>> {
+        (0..shards).map(|shard| spread.assign(shard, Reach::Doubtful)).collect()
+    }
+
     #[test]
     fn the_rule() {
         let small = StripeShape::for_content(Profile::DEFAULT, 100);
-        let cases: [(StripeShape, &[u32], bool); 9] = [
+        let mirror = StripeShape::for_content(Profile::new(1, 1).expect("profile"), 100);
+        let cases: [(StripeShape, &[u32], bool); 13] = [
             (full(), &[1, 2, 3, 4, 5, 6], true),
-            (full(), &[1, 2, 3, 1, 2, 3], true),
-            (full(), &[1, 2, 1, 2, 1, 2], false),
             (full(), &[1, 2, 3, 4, 5, 0], true),
+            (full(), &[1, 2, 3, 4, 1, 2], true),
+            (full(), &[1, 2, 3, 1, 2, 3], false),
+            (full(), &[1, 2, 1, 2, 1, 2], false),
             (full(), &[1, 2, 3, 4, 0, 0], false),
             (full(), &[1, 2, 3, 4, 4, 0], false),
             (small, &[1, 0, 0, 0, 2, 3], true),
-            (small, &[1, 0, 0, 0, 2, 2], true),
+            (small, &[1, 0, 0, 0, 2, 0], true),
             (small, &[1, 0, 0, 0, 1, 1], false),
+            (small, &[0, 0, 0, 0, 0, 0], false),
+            (mirror, &[1, 2], true),
+            (mirror, &[1, 1], false),
         ];
         for (shape, numbers, expected) in cases {
-            assert_eq!(survives_any_one_node(&shape, &placed(numbers)), expected, "{numbers:?}");
+            assert_eq!(may_be_acknowledged(&shape, &placed(numbers)), expected, "{numbers:?}");
         }
     }
 
     #[test]
-    fn spares_first_then_doubling_then_nodes_that_failed_before() {
-        let mut spread = Spread::new(full(), nodes(&[4, 2, 7]), nodes(&[2, 9]));
-        let order: Vec<Option<NodeId>> = (0..7).map(|shard| spread.assign(shard, Reach::Doubtful)).collect();
-        assert_eq!(order, placed(&[4, 2, 7, 4, 2, 7, 9]));
-        assert_eq!(spread.assign(9, Reach::Unused), None);
-        spread.fail(1, NodeId(2), Error::new(Kind::Io, "broken"));
-        assert_eq!(spread.assign(1, Reach::Doubtful), Some(NodeId(9)), "node 2 is not tried again");
+    fn with_k_plus_1_nodes_shards_are_left_out_and_with_k_they_double() {
+        for (have, expected) in
+            [(6, [1, 2, 3, 4, 5, 6]), (5, [1, 2, 3, 4, 5, 0]), (4, [1, 2, 3, 4, 1, 2]), (3, [1, 2, 3, 0, 0, 0])]
+        {
+            let mut spread = Spread::new(full(), (1..=have).map(NodeId).collect(), Vec::new());
+            assert_eq!(assign_all(&mut spread, 6), placed(&expected), "{have} nodes");
+        }
+        let small = StripeShape::for_content(Profile::DEFAULT, 100);
+        let mut spread = Spread::new(small, nodes(&[1, 2]), Vec::new());
+        assert_eq!(assign_all(&mut spread, 3), placed(&[1, 2, 0]));
+    }
+
+    #[test]
+    fn doubtful_nodes_are_used_only_if_the_others_are_too_few() {
+        for (good, expected) in [
+            (&[1, 2, 3, 4, 5][..], [1, 2, 3, 4, 5, 0]),
+            (&[1, 2, 3, 4], [1, 2, 3, 4, 1, 2]),
+            (&[1, 2, 3], [1, 2, 3, 8, 9, 0]),
+        ] {
+            let mut spread = Spread::new(full(), nodes(good), nodes(&[8, 9]));
+            assert_eq!(assign_all(&mut spread, 6), placed(&expected), "{good:?}");
+        }
     }
 
     #[test]
     fn nodes_that_take_long_come_last() {
-        let mut spread = Spread::new(full(), nodes(&[1, 2, 3]), Vec::new());
-        (0..2).for_each(|shard| assert!(spread.assign(shard, Reach::Unused).is_some()));
-        spread.suspect(NodeId(1));
-        spread.suspect(NodeId(3));
-        assert_eq!(spread.assign(2, Reach::Unused), None);
-        assert_eq!(spread.assign(2, Reach::Doubled), Some(NodeId(2)));
-        assert_eq!(spread.assign(3, Reach::Doubled), None);
-        assert_eq!(spread.assign(3, Reach::Doubtful), Some(NodeId(3)));
-        spread.trust(NodeId(1));
+        let mut spread = Spread::new(full(), nodes(&[1, 2, 3, 4, 5, 6]), Vec::new());
+        (0..6).for_each(|shard| assert!(spread.assign(shard, Reach::Unused).is_some()));
+        spread.suspect(NodeId(5));
+        assert_eq!(spread.assign(4, Reach::Doubled), None, "five others are enough");
+        spread.suspect(NodeId(6));
+        assert_eq!(spread.assign(4, Reach::Unused), None);
         assert_eq!(spread.assign(4, Reach::Doubled), Some(NodeId(1)));
+        spread.suspect(NodeId(4));
+        assert_eq!(spread.assign(5, Reach::Doubled), None, "three are too few to double on");
+        spread.trust(NodeId(4));
+        assert_eq!(spread.assign(5, Reach::Doubled), Some(NodeId(2)));
     }
 
     #[test]
-    fn a_shard_given_up_leaves_less_room_for_doubling() {
-        let mut spread = Spread::new(full(), nodes(&[1, 2]), Vec::new());
-        spread.give_up();
-        assert_eq!(spread.assign(0, Reach::Doubtful), Some(NodeId(1)));
-        assert_eq!(spread.assign(1, Reach::Doubtful), Some(NodeId(2)));
-        assert_eq!(spread.assign(2, Reach::Doubtful), None);
-        spread.release(1, NodeId(2));
-        assert_eq!(spread.assign(3, Reach::Doubtful), Some(NodeId(2)));
+    fn a_node_that_failed_gets_nothing_more_and_what_it_has_counts() {
+        let mut spread = Spread::new(full(), nodes(&[1, 2, 3, 4]), Vec::new());
+        assign_all(&mut spread, 4);
+        assert_eq!(spread.assign(4, Reach::Doubtful), Some(NodeId(1)));
+        spread.fail(4, NodeId(1), Error::new(Kind::NoSpace, "full"));
+        assert_eq!(spread.assign(4, Reach::Doubtful), Some(NodeId(2)), "node 1 still has its first");
+        spread.fail(1, NodeId(2), Error::new(Kind::Io, "broken"));
+        spread.release(4, NodeId(2));
+        assert_eq!(spread.assign(1, Reach::Doubtful), None, "three nodes are left");
     }
 
     #[test]
     fn space_is_why_only_if_space_would_have_helped() {
         let full_disk = || Error::new(Kind::NoSpace, "full");
-        let mut spread = Spread::new(full(), nodes(&[1, 2, 3]), Vec::new());
+        let mut spread = Spread::new(full(), nodes(&[1, 2, 3, 4]), Vec::new());
         spread.fail(0, NodeId(1), full_disk());
         assert!(spread.space_is_why());
         spread.fail(0, NodeId(2), Error::new(Kind::Io, "broken"));

@@ -1,18 +1,18 @@
 //! Writing stripes: encode, place, send to all nodes at once, replace those that fail or hang.
 //!
-//! The rule: a stripe that is reported as written can lose any one node and still be read ([`survives_any_one_node`]). It has
-//! all its shards on distinct nodes if enough nodes work; otherwise some nodes hold several, otherwise some shards are
-//! missing; otherwise the write fails, and what was sent is deleted again as far as possible.
+//! The rule: a stripe that is reported as written can lose any one node and still be read ([`may_be_acknowledged`]). Its shards
+//! are on distinct nodes; see `spread` for what is done when there are fewer nodes than shards. If there are too few even for
+//! that, the write fails, and what was sent is deleted again as far as possible.
 
 use super::grants::Grants;
-use super::spread::{Reach, Spread, survives_any_one_node};
+use super::spread::{Reach, Spread, may_be_acknowledged};
 use super::{STRIPE_DEADLINE, Shared, StripeIo, ask, offload};
 use crate::checksum::block_checksums;
 use crate::erasure;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{NodeId, ShardId, StripeId};
 use crate::layout::{Profile, Stripe, StripeShape};
-use crate::meta::{Allocate, Allocation};
+use crate::meta::{Allocate, Allocation, NodeState};
 use crate::shard::{ShardStores, no_space};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -32,12 +32,14 @@ const AVOID_AFTER_FAILURE: Duration = Duration::from_secs(5);
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 /// And this many times as long as the faster half of the shards took.
 const PATIENCE_FACTOR: u32 = 4;
-/// How much longer to wait when there is no unused spare and a node would get a second shard.
-const DOUBLING_FACTOR: u32 = 3;
+/// How much longer to wait when there is no unused spare, and the shard is left out or a node gets a second one.
+const NO_SPARE_FACTOR: u32 = 3;
 /// Clean-ups under way; further ones are left to garbage collection.
 const CHORES_MAX: usize = 64;
 /// How long a failed write tries to delete what it has sent before it returns.
 const UNDO_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a failed write asks which nodes are down, for its error.
+const EXPLAIN_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What is remembered between writes.
 #[derive(Debug, Default)]
@@ -82,11 +84,12 @@ impl StripeIo {
     /// Writes one stripe and returns its record, which a commit must name before a file has it. `data` is
     /// `shape.data_bytes` long.
     ///
-    /// A node that fails is replaced by a spare. If there are fewer nodes than shards, several shards go to one node as
-    /// long as any one node may still be lost; the record then [is under-spread](Stripe::is_under_spread).
+    /// A node that fails or hangs is replaced by a spare. If there are fewer nodes than shards, shards are left out, down to
+    /// k+1; with k nodes some hold two. Any one node may still be lost, and the record
+    /// [is under-spread](Stripe::is_under_spread).
     ///
     /// # Errors
-    /// `NoSpace` if nodes refuse for lack of space, `Unavailable` if not even one node's loss could be survived.
+    /// `NoSpace` if nodes refuse for lack of space, `Unavailable` if fewer than k nodes answer, or k where m is 1.
     pub async fn write(&self, shape: StripeShape, data: Bytes) -> Result<Stripe> {
         self.write_pieces(shape, vec![data]).await
     }
@@ -245,9 +248,15 @@ struct Progress {
     sending_to: Vec<NodeId>,
     last_sent: Instant,
     hedges: u32,
+    /// It took too long, and there is no other node for it.
+    is_given_up: bool,
 }
 
 impl Progress {
+    fn is_unsent(&self) -> bool {
+        self.stored_on.is_none() && self.sending_to.is_empty()
+    }
+
     fn is_settled(&self) -> bool {
         self.stored_on.is_some() || self.sending_to.is_empty()
     }
@@ -281,7 +290,14 @@ impl Drop for Write<'_> {
 impl<'a> Write<'a> {
     fn new(shared: &'a Shared, id: StripeId, shape: StripeShape, coded: Vec<Coded>, spread: Spread) -> Self {
         let began = Instant::now();
-        let progress = |coded| Progress { coded, stored_on: None, sending_to: Vec::new(), last_sent: began, hedges: 0 };
+        let progress = |coded| Progress {
+            coded,
+            stored_on: None,
+            sending_to: Vec::new(),
+            last_sent: began,
+            hedges: 0,
+            is_given_up: false,
+        };
         let shards = coded.into_iter().map(progress).collect();
         let (sends, stray) = (FuturesUnordered::new(), Vec::new());
         Write { shared, id, shape, spread, shards, sends, stray, began, half_took: None, is_recorded: false }
@@ -293,23 +309,22 @@ impl<'a> Write<'a> {
         let by_index = |index| self.shards.iter().position(|shard| shard.coded.index == index);
         let planned: Vec<Option<NodeId>> =
             (0..self.shape.profile.shards()).map(|index| by_index(index).and_then(|shard| plan[shard])).collect();
-        if !survives_any_one_node(&self.shape, &planned) {
-            return Err(self.failure());
+        if !may_be_acknowledged(&self.shape, &planned) {
+            return Err(self.failure().await);
         }
         for (shard, node) in plan.into_iter().enumerate() {
-            match node {
-                Some(node) => self.send(shard, node),
-                None => self.spread.give_up(),
+            if let Some(node) = node {
+                self.send(shard, node);
             }
         }
         self.settle().await;
         self.finish().await
     }
 
-    /// Works until every shard is stored or given up, or time is up.
+    /// Works until every shard is stored, or left out, or not worth waiting for any longer, or time is up.
     async fn settle(&mut self) {
         let deadline = self.began + STRIPE_DEADLINE;
-        while !self.shards.iter().all(Progress::is_settled) {
+        while !self.is_done() {
             let hedge_at = self.next_hedge().unwrap_or(deadline);
             tokio::select! {
                 biased;
@@ -318,6 +333,21 @@ impl<'a> Write<'a> {
                 () = tokio::time::sleep_until(hedge_at) => self.hedge(),
             }
         }
+    }
+
+    fn is_done(&self) -> bool {
+        let is_waited_for = |shard: &Progress| !shard.is_settled() && !shard.is_given_up;
+        self.shards.iter().all(Progress::is_settled)
+            || !self.shards.iter().any(is_waited_for) && may_be_acknowledged(&self.shape, &self.stored_on())
+    }
+
+    /// The node that each of the k+m shards is stored on by now.
+    fn stored_on(&self) -> Vec<Option<NodeId>> {
+        let mut nodes = vec![None; self.shape.profile.shards()];
+        for shard in &self.shards {
+            nodes[shard.coded.index] = shard.stored_on;
+        }
+        nodes
     }
 
     fn send(&mut self, shard: usize, node: NodeId) {
@@ -356,20 +386,20 @@ impl<'a> Write<'a> {
                     self.stray.push(copy);
                 }
                 self.spread.fail(sent.shard, sent.node, error);
-                self.replace(sent.shard);
+                self.send_unsent(Reach::Doubtful);
             }
         }
     }
 
-    /// Finds another node for a shard that is neither stored nor on its way.
-    fn replace(&mut self, shard: usize) {
-        let progress = &self.shards[shard];
-        if progress.stored_on.is_some() || !progress.sending_to.is_empty() {
-            return;
-        }
-        match self.spread.assign(shard, Reach::Doubtful) {
-            Some(node) => self.send(shard, node),
-            None => self.spread.give_up(),
+    /// Finds nodes for the shards that are neither stored nor on their way: a node that was to have one has failed, or so
+    /// many have that nodes may now hold two.
+    fn send_unsent(&mut self, reach: Reach) {
+        for shard in 0..self.shards.len() {
+            if self.shards[shard].is_unsent()
+                && let Some(node) = self.spread.assign(shard, reach)
+            {
+                self.send(shard, node);
+            }
         }
     }
 
@@ -390,7 +420,7 @@ impl<'a> Write<'a> {
         let progress = &self.shards[shard];
         match (progress.is_settled(), progress.hedges) {
             (false, 0) => Some(progress.last_sent + patience),
-            (false, 1) => Some(progress.last_sent + patience * DOUBLING_FACTOR),
+            (false, 1) => Some(progress.last_sent + patience * NO_SPARE_FACTOR),
             _ => None,
         }
     }
@@ -404,22 +434,24 @@ impl<'a> Write<'a> {
             self.shared.writes.note_failure(node);
             self.spread.suspect(node);
         }
+        let mut is_second = false;
         for shard in late {
             let reach = if self.shards[shard].hedges == 0 { Reach::Unused } else { Reach::Doubled };
+            is_second |= reach == Reach::Doubled;
             self.shards[shard].hedges += 1;
-            if let Some(node) = self.spread.assign(shard, reach) {
-                self.send(shard, node);
+            match self.spread.assign(shard, reach) {
+                Some(node) => self.send(shard, node),
+                None => self.shards[shard].is_given_up = reach == Reach::Doubled,
             }
+        }
+        if is_second {
+            self.send_unsent(Reach::Doubled);
         }
     }
 
     async fn finish(mut self) -> Result<Stripe> {
-        let mut nodes = vec![None; self.shape.profile.shards()];
-        for shard in &self.shards {
-            nodes[shard.coded.index] = shard.stored_on;
-        }
-        let stripe = Stripe { id: self.id, shape: self.shape, nodes };
-        if survives_any_one_node(&self.shape, &stripe.nodes) {
+        let stripe = Stripe { id: self.id, shape: self.shape, nodes: self.stored_on() };
+        if may_be_acknowledged(&self.shape, &stripe.nodes) {
             self.is_recorded = true;
             self.clean_up();
             return Ok(stripe);
@@ -429,7 +461,7 @@ impl<'a> Write<'a> {
         if tokio::time::timeout(UNDO_DEADLINE, undo).await.is_ok() {
             self.shards.iter_mut().for_each(|shard| shard.stored_on = None);
         }
-        Err(self.failure())
+        Err(self.failure().await)
     }
 
     /// Waits in the background for the attempts that lost their race, then deletes every copy that is not in the record.
@@ -453,19 +485,31 @@ impl<'a> Write<'a> {
         });
     }
 
-    fn failure(&self) -> Error {
+    async fn failure(&mut self) -> Error {
         let profile = self.shape.profile;
         let message = format!("stripe {} ({profile}) cannot be stored on enough nodes", self.id);
         if self.spread.space_is_why() {
             let failed = self.spread.failed().iter().map(|(&node, error)| (node, error.clone()));
             return no_space(failed).context(message);
         }
-        let reasons: Vec<String> =
-            self.spread.failed().iter().map(|(node, error)| format!("node {node}: {error}")).collect();
+        let failed = self.spread.failed().iter().map(|(node, error)| format!("node {node}: {error}"));
         let pending = self.shards.iter().flat_map(|shard| &shard.sending_to);
         let hanging = pending.map(|node| format!("node {node}: no answer yet"));
-        let reasons: Vec<String> = reasons.into_iter().chain(hanging).collect();
-        let reasons = if reasons.is_empty() { "too few nodes take writes".to_owned() } else { reasons.join("; ") };
-        Error::new(Kind::Unavailable, format!("{message}: {reasons}"))
+        let mut reasons: Vec<String> = failed.chain(hanging).collect();
+        let down = nodes_down(self.shared).await.into_iter().filter(|node| !self.spread.nodes().contains(node));
+        reasons.extend(down.map(|node| format!("node {node}: down")));
+        reasons.dedup();
+        if reasons.is_empty() {
+            let (have, wanted) = (self.spread.nodes().len(), usize::from(profile.data) + 1);
+            reasons.push(format!("{have} nodes take writes, at least {wanted} are wanted"));
+        }
+        Error::new(Kind::Unavailable, format!("{message}: {}; see 'torchfs status'", reasons.join("; ")))
     }
+}
+
+/// Nodes that are known to be down, as far as metadata answers at once.
+async fn nodes_down(shared: &Shared) -> Vec<NodeId> {
+    let map = tokio::time::timeout(EXPLAIN_DEADLINE, shared.meta.map()).await;
+    let nodes = map.ok().and_then(Result::ok).map(|map| map.nodes).unwrap_or_default();
+    nodes.into_iter().filter(|node| node.state == NodeState::Down).map(|node| node.id).collect()
 }

@@ -87,34 +87,68 @@ async fn nodes_in_trouble_are_replaced_by_spares() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_spares_shards_double_up() {
+async fn without_spares_a_shard_is_left_out_or_nodes_hold_two() {
     for fault in [Fault::Fail(Kind::Io), Fault::Hang] {
-        for bad in subsets(6, 3).into_iter().filter(|bad| !bad.is_empty()) {
+        for bad in subsets(6, 2).into_iter().filter(|bad| !bad.is_empty()) {
             let rig = Rig::new(6);
             bad.iter().for_each(|&index| rig.set(index as u32 + 1, Some(fault)));
-            let began = Instant::now();
-            let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 3).await;
-            assert!(began.elapsed() <= Duration::from_secs(4), "{fault:?} {bad:?} took {:?}", began.elapsed());
-            assert!(stripe.is_under_spread());
-            assert_eq!(nodes_of(&stripe).len(), 6, "all shards are stored");
-            assert_survives_any_one_node(&rig, &stripe, &content).await;
+            // The second write knows which nodes failed the first.
+            for _ in 0..2 {
+                let began = Instant::now();
+                let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 3).await;
+                assert!(began.elapsed() <= Duration::from_secs(4), "{fault:?} {bad:?} took {:?}", began.elapsed());
+                assert!(stripe.is_under_spread());
+                let distinct: std::collections::BTreeSet<u32> = nodes_of(&stripe).into_iter().collect();
+                assert_eq!(distinct.len(), 6 - bad.len());
+                if bad.len() == 1 {
+                    assert_eq!(nodes_of(&stripe).len(), 5, "five nodes are enough for a shard each: {stripe:?}");
+                }
+                assert_survives_any_one_node(&rig, &stripe, &content).await;
+            }
         }
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn with_more_than_m_nodes_hung_a_write_fails_and_names_them() {
+    for bad in subsets(6, 3).into_iter().filter(|bad| bad.len() == 3) {
+        let rig = Rig::new(6);
+        bad.iter().for_each(|&index| rig.set(index as u32 + 1, Some(Fault::Hang)));
+        for _ in 0..2 {
+            let began = Instant::now();
+            let error =
+                rig.io.write(shape(), bytes(LEN, 3).into()).await.expect_err("three nodes hold two shards each");
+            assert_eq!(error.kind(), Kind::Unavailable);
+            assert!(began.elapsed() < super::STRIPE_DEADLINE, "{bad:?} took {:?}", began.elapsed());
+            for index in &bad {
+                assert!(error.to_string().contains(&format!("node {}: no answer", index + 1)), "{bad:?}: {error}");
+            }
+        }
+        bad.iter().for_each(|&index| rig.set(index as u32 + 1, None));
+        let_it_settle().await;
+        assert_eq!(rig.shards_held(), 0);
+        rig.write(Profile::DEFAULT, LEN, 3).await;
+    }
+}
+
 #[tokio::test]
-async fn few_nodes_are_enough_while_one_may_be_lost() {
-    let rig = Rig::new(3);
+async fn k_nodes_are_enough_and_fewer_are_not() {
+    let rig = Rig::new(4);
     let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 4).await;
     assert!(stripe.is_under_spread());
     assert_survives_any_one_node(&rig, &stripe, &content).await;
 
-    let error =
-        Rig::new(2).io.write(shape(), bytes(LEN, 4).into()).await.expect_err("three per node, only two may be lost");
+    let error = Rig::new(3).io.write(shape(), bytes(LEN, 4).into()).await.expect_err("fewer than k");
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.to_string().contains("3 nodes take writes, at least 5 are wanted"), "{error}");
+    let mirror = StripeShape::for_content(Profile::new(2, 1).expect("profile"), LEN as u64);
+    let error = Rig::new(2).io.write(mirror, bytes(LEN, 4).into()).await.expect_err("no node may be lost");
     assert_eq!(error.kind(), Kind::Unavailable);
 
     let rig = Rig::new(2);
     let (stripe, content) = rig.write(Profile::DEFAULT, 1000, 4).await;
+    assert_eq!(nodes_of(&stripe), [1, 2], "two copies on two nodes");
+    assert!(stripe.is_under_spread());
     assert_survives_any_one_node(&rig, &stripe, &content).await;
 }
 
