@@ -278,6 +278,100 @@ E
 }
 
 #[test]
+fn times_before_1970_keep_their_fraction() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let source = cluster.dir().join("source");
+    fs::create_dir(&source).expect("mkdir");
+    let check = "
+import os, sys
+for path, time in [('file', -1_500_000_000), ('old', -86_400_123_456_789), ('just', -1), ('folder', -2_000_000_000)]:
+    if sys.argv[1] == 'make':
+        (os.mkdir if path == 'folder' else os.mknod)(path)
+        os.utime(path, ns=(time, time))
+    found = os.stat(path)
+    assert (found.st_atime_ns, found.st_mtime_ns) == (time, time), (path, time, found.st_mtime_ns)
+";
+    let python =
+        |folder: &Path, step: &str| run(Command::new("python3").args(["-c", check, step]).current_dir(folder)).ok();
+    python(&source, "make");
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/put"]).ok();
+    python(&mount.join("put"), "check");
+    fs::create_dir(mount.join("made")).expect("mkdir");
+    python(&mount.join("made"), "make");
+    let out = cluster.dir().join("out");
+    cluster.torchfs(["get", "-r", "/made", out.to_str().expect("UTF-8")]).ok();
+    python(&out, "check");
+    mount.unmount();
+}
+
+/// xattr(7), and what ext4 and tmpfs answer.
+#[test]
+fn names_of_extended_attributes_follow_the_rules() {
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
+    let script = "
+import errno, os
+open('f', 'w').close()
+def answer(call, *arguments):
+    try:
+        call('f', *arguments)
+        return 0
+    except OSError as error:
+        return error.errno
+for name in ['user.', 'trusted.', 'security.']:
+    assert answer(os.setxattr, name, b'x') == errno.EINVAL, name
+    assert answer(os.getxattr, name) == errno.EINVAL, name
+    assert answer(os.removexattr, name) == errno.EINVAL, name
+for name in ['user', 'nonsense', 'nonsense.x', 'system.x', '.x']:
+    assert answer(os.setxattr, name, b'x') == errno.EOPNOTSUPP, name
+    assert answer(os.getxattr, name) == errno.EOPNOTSUPP, name
+    assert answer(os.removexattr, name) == errno.EOPNOTSUPP, name
+assert answer(os.setxattr, 'security.x', b'x') == errno.EOPNOTSUPP
+assert answer(os.getxattr, 'security.x') == errno.ENODATA
+assert answer(os.setxattr, 'user.' + 'n' * 250, b'x') == 0
+assert answer(os.setxattr, 'user.' + 'n' * 251, b'x') == errno.ERANGE
+assert answer(os.setxattr, '', b'x') == errno.ERANGE
+assert answer(os.setxattr, 'user.large', b'x' * 65536) == 0
+assert answer(os.setxattr, 'user.large', b'x' * 65537) == errno.E2BIG
+assert answer(os.getxattr, 'user.absent') == errno.ENODATA
+assert answer(os.removexattr, 'user.absent') == errno.ENODATA
+assert answer(os.setxattr, 'user.large', b'x', os.XATTR_CREATE) == errno.EEXIST
+assert answer(os.setxattr, 'user.absent', b'x', os.XATTR_REPLACE) == errno.ENODATA
+";
+    run(Command::new("python3").args(["-c", script]).current_dir(mount.path())).ok();
+    mount.unmount();
+}
+
+#[test]
+fn what_a_mount_does_not_offer_is_refused_quietly() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mount = Mount::start_with(&cluster, "mnt", &["--log", "info"]);
+    let script = "
+import errno, fcntl, os, select, array
+file = open('f', 'w+b'); file.write(b'x' * 1000); file.flush()
+for command in [0x80086601, 0x5401, 0x12345678]:  # FS_IOC_GETFLAGS (lsattr), TCGETS (isatty), nonsense
+    try:
+        fcntl.ioctl(file, command, array.array('l', [0]))
+        raise SystemExit(f'{command:x} is not refused')
+    except OSError as error:
+        assert error.errno == errno.ENOTTY, (hex(command), error)
+assert select.select([file], [file], [], 10)[:2] == ([file], [file])
+to = open('g', 'w+b')
+try:
+    os.copy_file_range(file.fileno(), to.fileno(), 1000, 0, 0)
+except OSError as error:
+    assert error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS), error
+";
+    run(Command::new("python3").args(["-c", script]).current_dir(mount.path())).ok();
+    shell(mount.path(), "cp f h; cmp f h; test -r f; cd .");
+    mount.unmount();
+    let log = fs::read_to_string(cluster.dir().join("mnt.log")).expect("its log");
+    assert!(!log.contains("Not Implemented"), "{log}");
+}
+
+#[test]
 fn holes_are_kept_punched_and_found() {
     let Some((cluster, mount)) = mounted_or_skip() else { return };
     shell(

@@ -7,14 +7,15 @@ use crate::reply::{
     GENERATION, TTL, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr,
     told, xattr_list,
 };
-use crate::volume::{Allocate, Answer, Change, OpenHow, Seek, Volume, attr_change, new_inode, readable_xattr};
+use crate::volume::{Answer, Change, OpenHow, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
+use rustix::fs::{OFlags, XattrFlags};
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
@@ -92,19 +93,6 @@ fn how(request: &Request, flags: OpenFlags) -> OpenHow {
     let truncate = flags.0 & OFlags::TRUNC.bits() as i32 != 0;
     let writes = truncate || flags.acc_mode() != OpenAccMode::O_RDONLY;
     OpenHow { truncate, writer: writes.then(|| caller(request)) }
-}
-
-/// The modes of fallocate(2) that files here know; no blocks can be inserted or taken out.
-fn allocate(mode: i32) -> Option<Allocate> {
-    let flags = FallocateFlags::from_bits_retain(mode as u32);
-    let (keep, punch, zero) = (FallocateFlags::KEEP_SIZE, FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE);
-    match flags {
-        _ if flags.is_empty() => Some(Allocate { grow: true, zero: false }),
-        _ if flags == keep => Some(Allocate { grow: false, zero: false }),
-        _ if flags == keep | punch || flags == keep | zero => Some(Allocate { grow: false, zero: true }),
-        _ if flags == zero => Some(Allocate { grow: true, zero: true }),
-        _ => None,
-    }
 }
 
 impl Filesystem for Adapter {
@@ -401,7 +389,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let Some(how) = allocate(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        let Some(how) = convert::allocation(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
         self.answer_write(
             "fallocate",
@@ -575,6 +563,54 @@ impl Filesystem for Adapter {
             |volume| async move { volume.remove_xattr(convert::ino(ino), name?).await },
             reply_empty(reply),
         );
+    }
+
+    // What is not offered is refused here: fuser's own answers are the same, but each writes a line to the log.
+
+    /// No file is a device that takes orders; chattr(1) and lsattr(1) hear it as on any file system without flags.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_bytes: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// The kernel copies by reading and writing then, and does not ask again.
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from: INodeNo,
+        _from_handle: FileHandle,
+        _from_offset: u64,
+        _to: INodeNo,
+        _to_handle: FileHandle,
+        _to_offset: u64,
+        _bytes: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Files are always ready, as the kernel says by itself after this.
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
     }
 }
 

@@ -1,9 +1,12 @@
 //! Between the kernel's words and ours. No decisions.
 
+use crate::volume::Allocate;
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use rustix::fs::FallocateFlags;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use torchfs_core::meta::{Attr, FileKind, Name, NewKind, SetTime};
+use std::time::SystemTime;
+use torchfs_core::meta::{Attr, FileKind, Name, NewKind, SetTime, Timestamp};
 use torchfs_core::{Error, InodeId, Kind, Result};
 
 pub fn ino(number: INodeNo) -> InodeId {
@@ -50,7 +53,32 @@ pub fn attr(attr: &Attr) -> FileAttr {
 pub fn time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(at.into()),
+        TimeOrNow::SpecificTime(at) => SetTime::At(timestamp(at)),
+    }
+}
+
+/// A time as fuser hands it over. The kernel's nanoseconds count forward from the whole second; fuser (0.18) counts them
+/// backward for times before 1970, so half past two seconds before is given as two and a half seconds before.
+fn timestamp(given: SystemTime) -> Timestamp {
+    match given.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => given.into(),
+        Err(before) => {
+            let before = before.duration();
+            Timestamp { seconds: 0i64.saturating_sub_unsigned(before.as_secs()), nanos: before.subsec_nanos() }
+        }
+    }
+}
+
+/// The modes of fallocate(2) that files here know; no blocks can be inserted or taken out.
+pub fn allocation(mode: i32) -> Option<Allocate> {
+    let flags = FallocateFlags::from_bits_retain(mode as u32);
+    let (keep, punch, zero) = (FallocateFlags::KEEP_SIZE, FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE);
+    match flags {
+        _ if flags.is_empty() => Some(Allocate { grow: true, zero: false }),
+        _ if flags == keep => Some(Allocate { grow: false, zero: false }),
+        _ if flags == keep | punch || flags == keep | zero => Some(Allocate { grow: false, zero: true }),
+        _ if flags == zero => Some(Allocate { grow: true, zero: true }),
+        _ => None,
     }
 }
 
@@ -69,7 +97,7 @@ pub fn node_kind(mode: u32, rdev: u32) -> Result<NewKind> {
 
 /// A folder of which only the number matters.
 pub fn bare_directory(ino: InodeId) -> FileAttr {
-    let epoch = std::time::SystemTime::UNIX_EPOCH;
+    let epoch = SystemTime::UNIX_EPOCH;
     FileAttr {
         ino: INodeNo(ino.0),
         size: 0,
@@ -86,5 +114,35 @@ pub fn bare_directory(ino: InodeId) -> FileAttr {
         rdev: 0,
         blksize: 4096,
         flags: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    /// What fuser makes of the kernel's words (`time.rs`, 0.18).
+    fn as_fuser_gives(seconds: i64, nanos: u32) -> SystemTime {
+        let whole = Duration::new(seconds.unsigned_abs(), nanos);
+        if seconds >= 0 { SystemTime::UNIX_EPOCH + whole } else { SystemTime::UNIX_EPOCH - whole }
+    }
+
+    proptest! {
+        #[test]
+        fn times_of_any_age_arrive_as_the_kernel_sent_them(
+            seconds in prop_oneof![-3i64..3, -100_000_000_000i64..100_000_000_000],
+            nanos in 0u32..1_000_000_000,
+        ) {
+            let sent = Timestamp { seconds, nanos };
+            prop_assert_eq!(timestamp(as_fuser_gives(seconds, nanos)), sent);
+            // And what is answered is the point in time it says.
+            let answered = SystemTime::from(sent);
+            prop_assert_eq!(Timestamp::from(answered), sent);
+            let since = answered.duration_since(SystemTime::UNIX_EPOCH).map(|after| after.as_nanos() as i128);
+            let since = since.unwrap_or_else(|before| -(before.duration().as_nanos() as i128));
+            prop_assert_eq!(since, i128::from(seconds) * 1_000_000_000 + i128::from(nanos));
+        }
     }
 }

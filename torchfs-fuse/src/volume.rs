@@ -447,19 +447,26 @@ pub fn new_inode(kind: NewKind, mode: u32, uid: u32, gid: u32) -> NewInode {
 /// The name of an attribute that may be there.
 ///
 /// # Errors
-/// `NoAttribute` or `Unsupported` for those that never are.
+/// As [`check_xattr_name`].
 pub fn readable_xattr(name: Name) -> Result<Name> {
     check_xattr_name(&name, Kind::NoAttribute).map(|()| name)
 }
 
 /// Only `user.` and `trusted.` attributes are kept: access control lists and security labels would have to be obeyed too.
-fn check_xattr_name(name: &Name, otherwise: Kind) -> Result<()> {
+///
+/// # Errors
+/// As a local file system has it: `InvalidInput` for a namespace without a name in it, `Unsupported` for what is no
+/// namespace, and for `security.`, which every file system has, what is given.
+fn check_xattr_name(name: &Name, security: Kind) -> Result<()> {
     let bytes = name.as_bytes();
-    if bytes.starts_with(b"user.") || bytes.starts_with(b"trusted.") {
-        return Ok(());
-    }
-    let kind = if bytes.starts_with(b"system.") { Kind::Unsupported } else { otherwise };
-    Err(Error::new(kind, format!("extended attribute {name}: only user. and trusted. are kept")))
+    let within = |namespace: &[u8]| bytes.strip_prefix(namespace);
+    let kind = match within(b"user.").or(within(b"trusted.")).or(within(b"security.")) {
+        Some(b"") => Kind::InvalidInput,
+        Some(_) if within(b"security.").is_none() => return Ok(()),
+        Some(_) => security,
+        None => Kind::Unsupported,
+    };
+    Err(Error::new(kind, format!("extended attribute {name}: only user.NAME and trusted.NAME are kept")))
 }
 
 /// The change of setattr without the size, from its parts.

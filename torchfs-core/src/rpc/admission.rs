@@ -59,6 +59,11 @@ impl Admission {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether a message whose header has arrived waits for room.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.room.is_some() && self.held.is_none()
+    }
+
     /// Gives the room just waited for to a request.
     pub(super) fn admit<T>(&mut self, message: T) -> Admitted<T> {
         Admitted { message, permit: self.held.take() }

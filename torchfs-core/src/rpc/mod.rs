@@ -22,6 +22,7 @@ mod store;
 #[cfg(test)]
 mod store_test;
 mod transport;
+mod vigil;
 
 pub use meta::{MetaClient, MetaService};
 pub use payload::Payload;

@@ -1,11 +1,12 @@
 //! The server's end: [`Server`] answers any of the three services on one listening socket.
 //!
 //! What it promises to its host: connections, and requests per connection, are bounded; a stranger costs one short-lived
-//! task; a change that was begun is not given up because the client went away; when it returns, nothing of it runs on.
+//! task, and a peer that falls silent no memory for long; a change that was begun is not given up because the client went away; when it returns, nothing of it runs on.
 
 use super::admission::{Admission, Admitted};
 use super::quiet::Quiet;
 use super::transport::Transport;
+use super::vigil::{LOOK_INTERVAL, Look, Vigil};
 use super::{MetaService, RaftService, Service, handshake, meta, raft, socket, store};
 use crate::ids::ClusterId;
 use crate::shard::ShardStore;
@@ -21,6 +22,7 @@ use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest};
 use tarpc::{ClientMessage, RequestName, Response, ServerError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -149,6 +151,9 @@ async fn serve_with<H: Handler>(handler: Option<H>, stream: TcpStream, tasks: &T
     // Not a task per request: an answer that is at hand is sent without waking another thread. A handler that panics ends
     // the connection, so that its client need not wait for an answer that will not come.
     let mut running = FuturesUnordered::new();
+    let mut vigil = Vigil::default();
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -157,6 +162,12 @@ async fn serve_with<H: Handler>(handler: Option<H>, stream: TcpStream, tasks: &T
                 // The peer left, or broke the rules, which it is told by the end of the connection.
                 let Some(Ok(request)) = request else { return };
                 running.push(answer(handler.clone(), request, tasks.clone()));
+            }
+            _ = looks.tick() => {
+                let look = Look { requests: running.len(), ..requests.channel().transport().look() };
+                if vigil.is_over(look) {
+                    return;
+                }
             }
         }
     }

@@ -343,6 +343,53 @@ async fn strangers_do_not_disturb_a_server() {
     client.get(whole(0, 1000)).await.expect("served as ever");
 }
 
+/// A connection made by hand, from which a few bytes are sent. Then the clock runs ahead whenever nothing else happens.
+async fn silent_after(node: &Running, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(&node.addr).await.expect("connects");
+    handshake::greet(&mut stream, &node.addr, Service::Store, None).await.expect("greeted");
+    stream.write_all(bytes).await.expect("sends");
+    stream
+}
+
+/// How long until the server hangs up.
+async fn hung_up_after(mut stream: TcpStream) -> Duration {
+    let start = tokio::time::Instant::now();
+    let mut end = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(3600), stream.read_to_end(&mut end)).await;
+    assert!(read.expect("is hung up on").map_or(true, |bytes| bytes == 0));
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn a_frame_that_stops_halfway_costs_its_buffer_for_seconds_only() {
+    let node = Running::start(|server| server.store(Arc::new(MemoryStore::default()))).await;
+    let message = StoreRpcRequest::Put { shard: shard(1), data: content(200_000).into(), checksums: vec![0; 4] };
+    let mut frame = bytes::BytesMut::new();
+    let call = transport::Call::Request { id: 1, deadline_ms: 60_000, message };
+    let payloads = codec::encode(&call, &mut frame).expect("encodes");
+    frame.extend_from_slice(&payloads[0]);
+    tokio::time::pause();
+    for sent in [3, codec::HEADER_BYTES + 1, 100_000] {
+        let took = hung_up_after(silent_after(&node, &frame[..sent]).await).await;
+        assert!((Duration::from_secs(25)..Duration::from_secs(60)).contains(&took), "{took:?} after {sent} bytes");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_its_client_does_not_notice() {
+    let node = Running::start(|server| server.store(Arc::new(MemoryStore::default()))).await;
+    let client = StoreClient::new(&node.addr, Some(CLUSTER));
+    let data = content(1000);
+    client.put(shard(1), data.clone().into(), block_checksums(&data)).await.expect("stored");
+    let silent = silent_after(&node, b"").await;
+    tokio::time::pause();
+    let took = hung_up_after(silent).await;
+    assert!((Duration::from_secs(240)..Duration::from_secs(600)).contains(&took), "{took:?}");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    tokio::time::resume();
+    client.get(whole(1, 1000)).await.expect("read over a new connection");
+}
+
 #[tokio::test]
 async fn a_server_that_breaks_the_rules_is_a_protocol_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");

@@ -8,6 +8,7 @@ use super::codec::{self, HEADER_BYTES, Header};
 use super::{
     admission::{Admission, Admitted},
     buffer,
+    vigil::Look,
 };
 use crate::error::{Error, Kind, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -163,6 +164,7 @@ struct Outbox {
     segments: VecDeque<Bytes>,
     tail: BytesMut,
     bytes: usize,
+    sent_bytes: u64,
 }
 
 impl<S, In, Out> Transport<S, In, Out> {
@@ -182,6 +184,18 @@ impl<S, In, Out> Transport<S, In, Out> {
     /// How many frames have arrived, now and later.
     pub(super) fn heard(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.heard)
+    }
+
+    /// How far it has come. What it knows nothing of, the requests, is left at 0.
+    pub(super) fn look(&self) -> Look {
+        let peer_owes = if self.arriving.is_some() { !self.admission.is_waiting() } else { !self.inbox.is_empty() };
+        Look {
+            frames: self.heard.load(Ordering::Relaxed),
+            sent_bytes: self.outbox.sent_bytes,
+            is_receiving: peer_owes,
+            is_sending: self.outbox.bytes > 0,
+            requests: 0,
+        }
     }
 }
 
@@ -315,6 +329,7 @@ impl Outbox {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        self.sent_bytes += written as u64;
         while let Some(front) = self.segments.front_mut() {
             if written < front.len() {
                 front.advance(written);
