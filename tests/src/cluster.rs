@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 /// The exit codes that `torchfs --help` lists and the tests rely on.
 pub mod exit {
+    /// For a reason that has no code of its own.
+    pub const FAILED: i32 = 1;
     /// The command line makes no sense.
     pub const USAGE: i32 = 2;
     /// No such file.
@@ -21,6 +23,8 @@ pub mod exit {
     pub const EXISTS: i32 = 4;
     /// Too few nodes answer.
     pub const UNAVAILABLE: i32 = 6;
+    /// Content is lost.
+    pub const DATA_LOST: i32 = 7;
     /// Disks are full.
     pub const NO_SPACE: i32 = 8;
     /// Another cluster, another protocol, another format.

@@ -90,14 +90,22 @@ impl Mount {
         self.point.join(path)
     }
 
-    /// Kills the process with SIGKILL and cleans the mountpoint.
+    /// Kills the process with SIGKILL and leaves the mountpoint as it is then.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn crash(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().expect("it can be killed");
+        process.wait().expect("it can be waited for");
+    }
+
+    /// [`Mount::crash`], and cleans the mountpoint.
     ///
     /// # Panics
     /// If that fails.
     pub fn kill(&mut self) {
-        let mut process = self.process.take().expect("it runs");
-        process.kill().expect("it can be killed");
-        process.wait().expect("it can be waited for");
+        self.crash();
         let unmounted = Command::new("umount").arg("-l").arg(&self.point).status().expect("umount runs");
         assert!(unmounted.success());
     }
@@ -121,6 +129,14 @@ impl Mount {
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(self.process.as_ref().expect("it runs"));
         rustix::process::kill_process(pid, signal).expect("it can be signalled");
+    }
+
+    /// Whether its process has ended.
+    ///
+    /// # Panics
+    /// If it was taken away by another of these.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().expect("it was started").try_wait().expect("it can be asked").is_some()
     }
 
     /// Unmounts as a user does, and waits for the process to end well.

@@ -1,9 +1,11 @@
 //! Wrong flags, wrong addresses, wrong folders: clear errors that name the thing and the next step.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Command;
-use torchfs_tests::{Cluster, ClusterOptions, binary, exit, run, write_file};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use torchfs_tests::{Cluster, ClusterOptions, binary, exit, run, wait_until, write_file};
 
 fn small() -> Cluster {
     Cluster::start_with(ClusterOptions { metas: 1, stores: 3, ec: "2+1", ..ClusterOptions::default() })
@@ -118,18 +120,98 @@ fn a_data_folder_in_use_is_refused() {
     let listen = args.iter().position(|arg| arg == "--listen").expect("has --listen") + 1;
     args[listen] = cluster.store_addr(40);
     let text = refuses(args);
-    assert!(text.contains("in use"), "{text}");
+    assert!(text.contains("in use by another process (pid "), "{text}");
+    assert!(!text.contains("torchfs status"), "the cluster has nothing to do with it: {text}");
+    let mut args = cluster.meta_args(0);
+    let listen = args.iter().position(|arg| arg == "--listen").expect("has --listen") + 1;
+    args[listen] = cluster.store_addr(41);
+    let text = refuses(args);
+    assert!(text.contains("in use by another process (pid ") && !text.contains("torchfs status"), "{text}");
+}
+
+#[test]
+fn messages_name_the_thing_and_the_next_step() {
+    let cluster = small();
+    let file = cluster.dir().join("file");
+    write_file(&file, b"x");
+    let file = file.to_str().expect("UTF-8");
+    let text = torchfs(&["up", "--data", file]).failed_with(exit::WRONG_KIND);
+    assert!(text.contains("is a file") && !text.contains("--port"), "{text}");
+    let text = torchfs(&["--meta", &cluster.meta_addrs(), "store", "--data", file, "--listen", "127.0.0.1:0"]);
+    assert!(text.stderr.contains("is a file"), "{}", text.stderr);
+    let text = torchfs(&["--meta", "127.0.0.1:1", "status"]).failed_with(exit::UNAVAILABLE);
+    assert!(text.contains("TORCHFS_META") && !text.contains("torchfs status"), "{text}");
+    let listen = ["store", "--listen", "192.0.2.1:7200", "--data", "never-made"];
+    let text = run(cluster.command(listen).current_dir(cluster.dir()));
+    assert!(text.stderr.contains("192.0.2.1:7200") && text.stderr.contains("no such address"), "{}", text.stderr);
+
+    cluster.torchfs(["mkdir", "/folder"]).ok();
+    let text = cluster.torchfs(["ln", "/folder", "/other"]).failed_with(exit::WRONG_KIND);
+    assert!(text.contains("ln -s /folder /other"), "{text}");
+    for wrong in [&["cat", "/folder"][..], &["rm", "/absent"], &["mv", "/absent", "/x"], &["ln", "/absent", "/x"]] {
+        let text = cluster.torchfs(wrong);
+        assert_ne!(text.code, Some(0));
+        assert!(text.stderr.contains(wrong[1]), "{}", text.stderr);
+        assert!(!text.stderr.contains("inode") && !text.stderr.contains("folder 1"), "{}", text.stderr);
+    }
+}
+
+/// `get` names what cannot be read, not only where it was to go.
+#[test]
+fn a_file_that_is_lost_is_named() {
+    let mut cluster = small();
+    let source = cluster.dir().join("source");
+    write_file(&source.join("below/lost"), &[7; 3_000_000]);
+    write_file(&source.join("kept"), b"x");
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/data"]).ok();
+    for store in 0..3 {
+        cluster.shard_files(store).iter().for_each(|file| fs::write(file, b"damaged").expect("writes"));
+    }
+    let out = cluster.dir().join("out");
+    let text = cluster.torchfs(["get", "-r", "/data", out.to_str().expect("UTF-8")]).failed_with(exit::DATA_LOST);
+    assert!(text.contains("get /data/below/lost: "), "{text}");
+    let text = cluster.torchfs(["get", "/data/below/lost", "renamed"]).failed_with(exit::DATA_LOST);
+    assert!(text.contains("get /data/below/lost: "), "{text}");
+    cluster.kill_all();
+}
+
+#[test]
+fn up_leaves_nothing_behind_when_it_cannot_start_and_is_quiet_when_asked() {
+    let folder = tempfile::tempdir().expect("folder");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let data = folder.path().join("data");
+    let up = |data: &Path| torchfs(&["up", "--data", data.to_str().expect("UTF-8"), "--port", &port]);
+    let text = up(&data).failed_with(exit::EXISTS);
+    assert!(text.contains(&port) && text.contains("--port"), "{text}");
+    assert!(!data.exists(), "it made the folder and takes it away again");
+    fs::create_dir(&data).expect("mkdir");
+    up(&data).failed_with(exit::EXISTS);
+    assert!(data.exists(), "a folder that was there stays");
+
+    let mut command = Command::new(binary());
+    command.args(["-q", "up", "--stores", "2", "--metas", "1", "--port", "23190", "--data"]).arg(&data);
+    let mut process = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let meta = ["--meta", "127.0.0.1:23190", "mkdir", "/x"];
+    wait_until("it serves", || torchfs(&meta).code == Some(0));
+    let pid = rustix::process::Pid::from_child(&process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    let mut said = String::new();
+    process.stderr.take().expect("piped").read_to_string(&mut said).expect("UTF-8");
+    process.stdout.take().expect("piped").read_to_string(&mut said).expect("UTF-8");
+    assert!(process.wait().expect("ends").success());
+    assert_eq!(said, "");
 }
 
 #[test]
 fn a_data_folder_of_another_format_is_refused() {
     let mut cluster = small();
     cluster.kill_store(1);
-    let identity = std::fs::read_dir(cluster.store_dir(1)).expect("readable").flatten().map(|entry| entry.path());
-    let identity = identity.filter(|path| path.is_file() && std::fs::metadata(path).is_ok_and(|found| found.len() > 8));
+    let identity = fs::read_dir(cluster.store_dir(1)).expect("readable").flatten().map(|entry| entry.path());
+    let identity = identity.filter(|path| path.is_file() && fs::metadata(path).is_ok_and(|found| found.len() > 8));
     let mut found = 0;
     for path in identity {
-        std::fs::write(&path, b"something else entirely, of no known version").expect("writable");
+        fs::write(&path, b"something else entirely, of no known version").expect("writable");
         found += 1;
     }
     assert!(found > 0, "the folder has an identity file");

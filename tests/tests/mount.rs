@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use torchfs_tests::{
-    Cluster, Mount, Noise, assert_same_tree, fuse_or_skip, mounted_or_skip, run, wait_until, write_file,
-    write_small_files,
+    Cluster, Mount, Noise, assert_same_tree, exit, fuse_or_skip, mounted_or_skip, mounts_below, run, wait_until,
+    write_file, write_small_files,
 };
 
 /// A tree with everything that a copy can get wrong.
@@ -288,8 +288,8 @@ for path, time in [('file', -1_500_000_000), ('old', -86_400_123_456_789), ('jus
     if sys.argv[1] == 'make':
         (os.mkdir if path == 'folder' else os.mknod)(path)
         os.utime(path, ns=(time, time))
-    found = os.stat(path)
-    assert (found.st_atime_ns, found.st_mtime_ns) == (time, time), (path, time, found.st_mtime_ns)
+        assert os.stat(path).st_atime_ns == time, (path, time, os.stat(path).st_atime_ns)
+    assert os.stat(path).st_mtime_ns == time, (path, time, os.stat(path).st_mtime_ns)
 ";
     let python =
         |folder: &Path, step: &str| run(Command::new("python3").args(["-c", check, step]).current_dir(folder)).ok();
@@ -427,7 +427,7 @@ fn what_one_client_writes_another_reads() {
         wait_until("the other client sees it", || fs::read_to_string(two.join("f")).is_ok_and(|seen| seen == text));
     }
     fs::remove_file(two.join("f")).expect("removes");
-    cluster.torchfs(["stat", "/f"]).failed_with(torchfs_tests::exit::NOT_FOUND);
+    cluster.torchfs(["stat", "/f"]).failed_with(exit::NOT_FOUND);
 }
 
 #[test]
@@ -515,12 +515,64 @@ fn an_unmount_takes_only_its_own_mount() {
     let Some((cluster, mount)) = mounted_or_skip() else { return };
     let above = Mount::start_over(&cluster, mount.path(), "above");
     above.unmount();
-    assert_eq!(torchfs_tests::mounts_below(mount.path()).len(), 1, "the first mount is still there");
+    assert_eq!(mounts_below(mount.path()).len(), 1, "the first mount is still there");
     fs::write(mount.join("f"), b"x").expect("writes");
     mount.unmount();
 }
 
 /// mount(8) calls `/sbin/mount.fuse.torchfs SOURCE MOUNTPOINT -o OPTIONS` for an entry of type fuse.torchfs in fstab(5).
+#[test]
+fn umount_waits_for_the_process_and_refuses_what_is_in_use() {
+    let Some((cluster, mut mount)) = mounted_or_skip() else { return };
+    let point = mount.path().to_owned();
+    let umount = |lazy: &[&str]| run(cluster.command(["umount"]).args(lazy).arg(&point));
+    let file = fs::File::create(mount.join("file")).expect("creates");
+    let text = umount(&[]).failed_with(exit::FAILED);
+    assert!(text.contains("in use") && text.contains("--lazy"), "{text}");
+    (&file).write_all(b"content").expect("still mounted");
+    drop(file);
+    umount(&[]).ok();
+    assert!(mount.has_ended(), "the process has ended when the command returns");
+    assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, b"content");
+    let text = umount(&[]).failed_with(exit::NOT_FOUND);
+    assert!(text.contains("nothing is mounted on"), "{text}");
+    let text = cluster.torchfs(["umount", "/proc"]).failed_with(exit::USAGE);
+    assert!(text.contains("type proc"), "{text}");
+
+    // What hangs is let go of only when asked.
+    let mount = Mount::start(&cluster, "mnt");
+    mount.freeze();
+    let text = umount(&[]).failed_with(exit::UNAVAILABLE);
+    assert!(text.contains("does not answer"), "{text}");
+    umount(&["--lazy"]).ok();
+    assert_eq!(fs::read_dir(&point).expect("the bare folder").count(), 0);
+    mount.thaw();
+}
+
+#[test]
+fn what_a_killed_mount_leaves_is_cleaned_by_umount_and_by_the_next_mount() {
+    let Some((cluster, mut mount)) = mounted_or_skip() else { return };
+    let point = mount.path().to_owned();
+    fs::write(mount.join("file"), b"content").expect("writes");
+    mount.crash();
+    let error = fs::read_dir(&point).expect_err("a dead mount");
+    assert_eq!(error.raw_os_error(), Some(107), "ENOTCONN, not {error}");
+    // Relative paths and links too: a dead mountpoint cannot be looked at.
+    run(cluster.command(["umount"]).arg("mnt/.").current_dir(cluster.dir())).ok();
+    assert_eq!(fs::read_dir(&point).expect("the bare folder").count(), 0);
+
+    let mut mount = Mount::start(&cluster, "mnt");
+    mount.crash();
+    let log = cluster.dir().join("mnt.log");
+    let before = mounts_below(&point).len();
+    let args = ["mount", "--background", "--cache-dir"];
+    run(cluster.command(args).arg(cluster.dir().join("mnt-cache")).arg(&point)).ok();
+    assert_eq!(mounts_below(&point).len(), before, "in its place, not over it; {}", log.display());
+    assert_eq!(fs::read(point.join("file")).expect("reads"), b"content");
+    run(cluster.command(["umount"]).arg(&point)).ok();
+    assert!(mounts_below(&point).is_empty());
+}
+
 #[test]
 fn a_mount_helper_mounts_read_only() {
     if !fuse_or_skip() {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
-use torchfs_tests::{Cluster, Mount, Noise, assert_same_tree, fuse_or_skip, run, write_file, write_small_files};
+use torchfs_tests::{
+    Cluster, Mount, Noise, assert_same_tree, binary, fuse_or_skip, run, write_file, write_small_files,
+};
 
 /// The prototype lost files above about 396 MB: exit code 0, nothing stored.
 #[test]
@@ -87,6 +89,26 @@ fn a_folder_can_have_a_profile_of_its_own() {
         cluster.torchfs(["put", source.to_str().expect("UTF-8"), &format!("{folder}/f")]).ok();
         assert!(cluster.torchfs(["cat", &format!("{folder}/f")]).stdout == content);
     }
+}
+
+/// `put <(command) /file` and `put /dev/stdin /file`; below a folder that is copied whole, a pipe stays one.
+#[test]
+fn what_a_pipe_gives_is_stored_as_a_file() {
+    let cluster = Cluster::start();
+    let bash = |script: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-euc", script]).env("TORCHFS", binary()).env("TORCHFS_META", cluster.meta_addrs());
+        run(command.current_dir(cluster.dir())).ok();
+    };
+    bash("\"$TORCHFS\" put <(seq 100000) /substituted; seq 100000 | \"$TORCHFS\" put /dev/stdin /stdin");
+    bash("mkdir tree; mkfifo tree/pipe; (seq 100000 > tree/pipe &); \"$TORCHFS\" put tree/pipe /named");
+    bash("\"$TORCHFS\" put /dev/null /empty; \"$TORCHFS\" put -r tree /tree");
+    let numbers: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
+    for path in ["/substituted", "/stdin", "/named"] {
+        assert!(cluster.torchfs(["cat", path]).stdout == numbers.as_bytes(), "{path}");
+    }
+    assert_eq!(cluster.torchfs(["cat", "/empty"]).stdout, b"");
+    assert!(cluster.torchfs(["ls", "-l", "/tree"]).ok().starts_with('p'), "a pipe in a tree stays a pipe");
 }
 
 #[test]

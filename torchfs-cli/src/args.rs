@@ -52,6 +52,8 @@ pub enum Verb {
     Store(Store),
     /// Mount the file system on a folder
     Mount(Mount),
+    /// Unmount, and wait until everything is committed; cleans up after a killed mount
+    Umount(Umount),
     /// Copy files and folders into TorchFS
     Put(Put),
     /// Copy files and folders out of TorchFS
@@ -92,6 +94,7 @@ impl Verb {
             Verb::Meta(_) => "meta",
             Verb::Store(_) => "store",
             Verb::Mount(_) => "mount",
+            Verb::Umount(_) => "umount",
             Verb::Put(_) => "put",
             Verb::Get(_) => "get",
             Verb::Ls(_) => "ls",
@@ -231,9 +234,27 @@ pub struct Mount {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  torchfs umount /mnt/torchfs            returns when all is committed and the mount's process has ended
+  torchfs umount --lazy /mnt/torchfs     although it is in use, or its process hangs
+
+A mount whose process was killed (\"Transport endpoint is not connected\") is cleaned away; `torchfs mount` on the
+same folder does that by itself.")]
+pub struct Umount {
+    /// Detach what is in use: it ends when the last program lets go of it
+    #[arg(short, long)]
+    pub lazy: bool,
+    /// Where it is mounted
+    #[arg(required = true, value_name = "MOUNTPOINT")]
+    pub mountpoints: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
   torchfs put model.ckpt /checkpoints/             into an existing folder
   torchfs put -r ./imagenet /datasets/imagenet     a folder; small files are packed
-  tar c . | torchfs put - /backup.tar              from stdin")]
+  tar c . | torchfs put - /backup.tar              from stdin
+  torchfs put <(zcat labels.gz) /labels            what a pipe or device gives; with -r it is kept as what it is")]
 pub struct Put {
     /// Folders too, with everything in them
     #[arg(short, long)]

@@ -47,6 +47,7 @@ fn the_verbs_take_their_flags() {
             "host=h,rack=r",
         ],
         &["mount", "m", "--cache-dir", "c", "--cache-size", "1G", "--background"],
+        &["umount", "--lazy", "m", "n"],
         &["put", "-r", "a", "b", "/c"],
         &["get", "-r", "/a", "/b", "c"],
         &["ls", "-l", "-R", "--json", "/"],

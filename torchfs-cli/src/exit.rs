@@ -141,6 +141,7 @@ impl Failure {
             if let Some(rest) = self.message.strip_prefix(&about).and_then(|rest| rest.strip_prefix(": ")) {
                 self.message = rest.to_owned();
             }
+            self.message = without_inode(&self.message).to_owned();
             self.about = Some(about);
         }
         self
@@ -181,6 +182,12 @@ impl From<io::Error> for Failure {
             _ => Error::io("write to stdout", error).into(),
         }
     }
+}
+
+/// What is said of an inode is said of the path that stands before it.
+fn without_inode(message: &str) -> &str {
+    let rest = message.strip_prefix("inode ").map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    rest.and_then(|rest| rest.strip_prefix(' ')).unwrap_or(message)
 }
 
 fn next_step(kind: Kind) -> Option<&'static str> {
@@ -276,6 +283,8 @@ mod tests {
         assert_eq!(failure.lines("put"), ["torchfs: put /a: no such file"]);
         let failure = Failure::from(Error::new(Kind::NotFound, "/a: no such file")).context("/a");
         assert_eq!(failure.lines("put"), ["torchfs: put /a: no such file"]);
+        let failure = Failure::from(Error::new(Kind::IsDirectory, "inode 15 is a folder")).context("/a");
+        assert_eq!(failure.lines("cat"), ["torchfs: cat /a: is a folder"]);
         let failure = Failure::usage("several sources need a folder").hint("make it first");
         assert_eq!(failure.lines("put"), ["torchfs: put: several sources need a folder", "  hint: make it first"]);
         assert!(Failure::silent(Exit::Failed).lines("put").is_empty());

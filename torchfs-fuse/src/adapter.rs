@@ -7,6 +7,7 @@ use crate::reply::{
     GENERATION, TTL, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr,
     told, xattr_list,
 };
+use crate::unmount::pid_attribute;
 use crate::volume::{Answer, Change, OpenHow, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
@@ -537,6 +538,9 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if let Some(pid) = pid_attribute(ino, name) {
+            return reply_xattr(reply, size)(Ok(pid));
+        }
         // The kernel asks for security.capability before every write: no task for what is never there.
         match convert::name(name).and_then(readable_xattr) {
             Ok(name) => self.answer(

@@ -21,15 +21,16 @@ mod errno;
 mod handles;
 mod io_mode;
 mod reply;
+mod unmount;
 mod volume;
 
 pub use errno::errno;
+pub use unmount::{InUse, clean_dead, unmount};
 
 use adapter::Adapter;
 use fuser::{Config, MountOption, Session, SessionACL};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -46,8 +47,6 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// Its module `reply` reports as an error that the kernel no longer waits for an answer: at an unmount, which gives up
 /// releases of files that were just closed, and when a program is killed while it waits. Nobody misses these answers.
 pub const LOG_FILTER: &str = "fuser=error,fuser::reply=off";
-
-const ENOTCONN: i32 = 107;
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -74,7 +73,8 @@ pub struct Mounted {
     tasks: TaskTracker,
 }
 
-/// Mounts the file system of `client` on the folder `mountpoint`. When this returns, the mount is usable.
+/// Mounts the file system of `client` on the folder `mountpoint`. When this returns, the mount is usable. What a killed
+/// process left mounted there is cleaned away first.
 ///
 /// # Errors
 /// `NotFound` or `NotDirectory` for the mountpoint, `NotPermitted` without /dev/fuse or the right to mount, `Io` otherwise.
@@ -136,32 +136,17 @@ impl Mounted {
         if self.ended.borrow().is_none() {
             let mountpoint = self.mountpoint.clone();
             // The kernel writes back and asks this very file system before the call returns.
-            let unmounted = tokio::task::spawn_blocking(move || start_unmount(&mountpoint)).await;
+            let unmounted = tokio::task::spawn_blocking(move || unmount::release(&mountpoint)).await;
             unmounted.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the unmount failed")))?;
         }
         self.wait().await
     }
 }
 
-/// Unmounts, or detaches what is in use. Who is not root needs the help of fusermount3, as for mounting.
-fn start_unmount(mountpoint: &Path) -> Result<()> {
-    use rustix::mount::{UnmountFlags, unmount};
-    let unmounted = unmount(mountpoint, UnmountFlags::empty()).or_else(|_| unmount(mountpoint, UnmountFlags::DETACH));
-    match unmounted {
-        Err(rustix::io::Errno::PERM) => {
-            let helper = Command::new("fusermount3").args(["-u", "-q", "-z", "--"]).arg(mountpoint).status();
-            let done = helper.io(|| format!("run fusermount3 to unmount {}", mountpoint.display()))?;
-            let message = || format!("fusermount3 cannot unmount {} ({done})", mountpoint.display());
-            if done.success() { Ok(()) } else { Err(Error::new(Kind::NotPermitted, message())) }
-        }
-        other => other.map_err(std::io::Error::from).io(|| format!("unmount {}", mountpoint.display())),
-    }
-}
-
 impl Drop for Mounted {
     fn drop(&mut self) {
         if self.ended.borrow().is_none()
-            && let Err(error) = start_unmount(&self.mountpoint)
+            && let Err(error) = unmount::release(&self.mountpoint)
         {
             tracing::warn!("{error}");
         }
@@ -183,15 +168,8 @@ fn config(options: &MountOptions) -> Config {
 }
 
 fn check_mountpoint(mountpoint: &Path) -> Result<()> {
-    let found = std::fs::metadata(mountpoint).map_err(|error| match error.raw_os_error() {
-        // A daemon that died leaves its mount behind (ENOTCONN).
-        Some(ENOTCONN) => {
-            let at = mountpoint.display();
-            let message = format!("{at} is a mount whose process is gone; run: umount -l {at}");
-            Error::new(Kind::Exists, message)
-        }
-        _ => Error::io(format!("mountpoint {}", mountpoint.display()), error),
-    })?;
+    clean_dead(mountpoint)?;
+    let found = std::fs::metadata(mountpoint).io(|| format!("mountpoint {}", mountpoint.display()))?;
     if found.is_dir() {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use tempfile::TempDir;
 use torchfs_core::layout::Profile;
-use torchfs_core::{IoContext, Result};
+use torchfs_core::{IoContext, Result, folder};
 use torchfs_store::Capacity;
 
 /// How to make a [`LocalCluster`]. What is not said is taken from the data folder if it holds a cluster already.
@@ -68,21 +68,26 @@ impl Builder {
     /// Naming the node that does not start; `Exists` if a port is in use; `InvalidInput` if the data folder holds a
     /// cluster that is not the one asked for.
     pub async fn start(self) -> Result<LocalCluster> {
-        let (data, temporary) = self.folder()?;
-        let plan = Plan::make(&data, &self.wishes).await?;
+        let (data, temporary) = match &self.data {
+            Some(data) => (data.clone(), None),
+            None => temporary()?,
+        };
+        let is_new = folder::make(&data)?;
+        let plan = Plan::make(&data, &self.wishes).await.inspect_err(|_| {
+            if is_new {
+                // As it was before; what has something in it stays.
+                let _ = std::fs::remove_dir(&data);
+            }
+        })?;
         let stores = u32::try_from(plan.plan.stores.len()).unwrap_or(u32::MAX);
         // The nodes share one disk, so each may have its part of it.
         let shared = Capacity::Disk { nodes: NonZeroU32::new(stores).unwrap_or(NonZeroU32::MIN) };
         let capacity = self.capacity.map_or(shared, Capacity::Bytes);
         LocalCluster::start(plan, data, capacity, temporary).await
     }
+}
 
-    fn folder(&self) -> Result<(PathBuf, Option<TempDir>)> {
-        if let Some(data) = &self.data {
-            std::fs::create_dir_all(data).io(|| format!("make the data folder {}", data.display()))?;
-            return Ok((data.clone(), None));
-        }
-        let temporary = tempfile::Builder::new().prefix("torchfs-").tempdir().io(|| "make a temporary folder")?;
-        Ok((temporary.path().to_owned(), Some(temporary)))
-    }
+fn temporary() -> Result<(PathBuf, Option<TempDir>)> {
+    let temporary = tempfile::Builder::new().prefix("torchfs-").tempdir().io(|| "make a temporary folder")?;
+    Ok((temporary.path().to_owned(), Some(temporary)))
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use torchfs_core::folder::foreign_entry;
 use torchfs_core::{Error, IoContext, Kind, MetaId, Result};
@@ -33,14 +33,14 @@ struct Identity {
 /// Makes `folder` that of node `id` in a cluster of `members`, or checks that it is.
 ///
 /// # Errors
-/// [`Kind::Unavailable`] if another process uses it; [`Kind::InvalidInput`] if it belongs to another node or to something
+/// [`Kind::Exists`] if another process uses it; [`Kind::InvalidInput`] if it belongs to another node or to something
 /// else; [`Kind::Protocol`] if it has another format version; [`Kind::Corrupt`] if the file is damaged.
 pub fn claim(folder: &Path, id: MetaId, members: &BTreeSet<MetaId>) -> Result<Claim> {
     if !members.contains(&id) {
         let message = format!("metadata node {id} is not among its own peers: name its address in --peers too");
         return Err(Error::new(Kind::InvalidInput, message));
     }
-    std::fs::create_dir_all(folder).io(|| format!("make data folder {}", folder.display()))?;
+    torchfs_core::folder::make(folder)?;
     let claim = Claim { _lock: lock(folder)? };
     let wanted = Identity { id, members: members.clone() };
     match std::fs::read_to_string(folder.join(FILE)) {
@@ -57,15 +57,22 @@ pub fn claim(folder: &Path, id: MetaId, members: &BTreeSet<MetaId>) -> Result<Cl
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
     let what = || format!("lock data folder {}", folder.display());
-    let file = File::options().create(true).truncate(false).write(true).open(&path).io(what)?;
+    let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path).io(what)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            // Only for the message below; nothing depends on it.
+            let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let _ = file.read_to_string(&mut owner);
             let message = format!(
-                "data folder {} is in use by another process: stop that one first, or give this one its own folder",
-                folder.display()
+                "data folder {} is in use by another process (pid {}): stop that one first, or give this one its own folder",
+                folder.display(),
+                owner.trim()
             );
-            Err(Error::new(Kind::Unavailable, message))
+            Err(Error::new(Kind::Exists, message))
         }
         Err(TryLockError::Error(error)) => Err(Error::io(what(), error)),
     }
@@ -187,7 +194,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path();
         let held = claim(path, MetaId(1), &members(&[1])).expect("new");
-        assert_eq!(refused(path, 1, &[1]).kind(), Kind::Unavailable);
+        let error = refused(path, 1, &[1]);
+        assert_eq!(error.kind(), Kind::Exists);
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
         drop(held);
         let text = std::fs::read_to_string(path.join(FILE)).expect("reads");
         std::fs::write(path.join(FILE), text.replace("format 1", "format 2")).expect("writes");

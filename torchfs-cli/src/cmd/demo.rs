@@ -133,7 +133,7 @@ async fn ingest(global: &Global, cluster: &LocalCluster, dataset: &Dataset) -> O
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     println!("ingest    {}", report::rates(copied.files, copied.bytes, seconds));
-    super::put::report_tree("demo", copied)
+    super::put::report_tree("demo", copied, Path::to_path_buf)
 }
 
 /// Starts what was stopped, and waits until the cluster sees it.

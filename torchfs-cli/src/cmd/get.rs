@@ -8,7 +8,7 @@ use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::progress::Bar;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use torchfs_core::Client;
 use torchfs_core::client::TreeOptions;
 use torchfs_core::meta::FileKind;
@@ -41,11 +41,21 @@ pub async fn run(global: &Global, args: Get) -> Outcome {
 
 async fn one(client: &Client, source: &Remote, target: &LocalTarget, links: Links, options: &TreeOptions) -> Outcome {
     let target = target.path(source)?;
-    let source = match links {
+    let content = match links {
         Links::Kept => source.clone(),
         Links::Followed => followed_file(client, source).await?,
     };
-    report_tree("get", client.get_tree(source.bytes(), &target, options.clone()).await?)
+    let report = client.get_tree(content.bytes(), &target, options.clone()).await?;
+    report_tree("get", report, |path| remote_source(source, path.strip_prefix(&target).ok()))
+}
+
+/// Where what is at a place below the copy comes from.
+fn remote_source(source: &Remote, below: Option<&Path>) -> PathBuf {
+    let source = Path::new(OsStr::from_bytes(source.bytes()));
+    match below {
+        Some(below) if below != Path::new("") => source.join(below),
+        _ => source.to_owned(),
+    }
 }
 
 /// Where a path leads, which must not be a folder.

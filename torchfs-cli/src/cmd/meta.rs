@@ -47,6 +47,11 @@ pub async fn listen(addr: &str) -> Outcome<TcpListener> {
             let failure = Failure::from(Error::caused(Kind::Exists, format!("listen on {addr}"), error));
             Err(failure.hint("another process has the port: choose another with --listen"))
         }
+        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+            let failure =
+                Failure::from(Error::io(format!("listen on {addr}: this machine has no such address"), error));
+            Err(failure.hint("give one of its own (`ip addr` lists them), or 0.0.0.0:PORT for all"))
+        }
         Err(error) => Err(error).io(|| format!("listen on {addr}")).map_err(Failure::from),
     }
 }

@@ -19,6 +19,7 @@ mod stat;
 mod status;
 mod store;
 mod tree;
+mod umount;
 mod up;
 
 use crate::args::{Cli, Global, Remote, Verb};
@@ -55,6 +56,7 @@ async fn dispatch(cli: Cli) -> Outcome {
         Verb::Mount(args) => mount::run(global, args).await,
         Verb::Demo(args) => demo::run(global, args).await,
         Verb::Completions(args) => completions::run(args),
+        Verb::Umount(args) => or_interrupted(umount::run(args)).await,
         verb => or_interrupted(file_verb(global, verb)).await,
     }
 }
@@ -74,7 +76,8 @@ async fn file_verb(global: &Global, verb: Verb) -> Outcome {
         Verb::Ln(args) => ln::run(global, args).await,
         Verb::Status(args) => status::run(global, args).await,
         Verb::Policy(args) => policy::run(global, args).await,
-        Verb::Up(_) | Verb::Meta(_) | Verb::Store(_) | Verb::Mount(_) | Verb::Demo(_) | Verb::Completions(_) => Ok(()),
+        Verb::Up(_) | Verb::Meta(_) | Verb::Store(_) | Verb::Demo(_) | Verb::Completions(_) => Ok(()),
+        Verb::Mount(_) | Verb::Umount(_) => Ok(()),
     }
 }
 
@@ -126,7 +129,11 @@ async fn connect(global: &Global) -> Outcome<Client> {
 fn cannot_connect(error: Error, metas: &[String]) -> Failure {
     let unreachable = matches!(error.kind(), Kind::Unavailable | Kind::Timeout);
     let failure = Failure::from(error).context(format!("connect to {}", metas.join(", ")));
-    if unreachable { failure.hint("is the cluster running, and are these its metadata nodes?") } else { failure }
+    if unreachable {
+        failure.hint("is the cluster running, and are these its metadata nodes? --meta or TORCHFS_META names them")
+    } else {
+        failure
+    }
 }
 
 /// What is at a path, links followed; `None` if nothing is.

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use torchfs_core::{Client, IoContext};
-use torchfs_fuse::{MountOptions, Mounted, mount};
+use torchfs_fuse::{MountOptions, Mounted, clean_dead, mount};
 
 /// How long the first request to a new mount may take.
 const USABLE_DEADLINE: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub async fn run(global: &Global, args: Mount) -> Outcome {
 
 /// Connects, mounts, and sees that the mount answers.
 async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
-    let mountpoint = args.mountpoint.canonicalize().io(|| printable(args.mountpoint.as_os_str().as_bytes()))?;
+    let mountpoint = mountpoint(global, args)?;
     let metas = metas(global)?;
     let cache_dir = cache_dir(args, &mountpoint)?;
     let client = Client::builder().metas(metas.clone()).cache_dir(cache_dir).cache_bytes(args.cache_size().0);
@@ -46,6 +46,15 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
     let mounted = mount(client, &mountpoint, MountOptions { allow_other, ..options })?;
     check_usable(&mountpoint).await?;
     Ok(mounted)
+}
+
+/// The folder to mount on, free of what a killed mount left there.
+fn mountpoint(global: &Global, args: &Mount) -> Outcome<PathBuf> {
+    let shown = printable(args.mountpoint.as_os_str().as_bytes());
+    if clean_dead(&args.mountpoint)? && !global.quiet {
+        eprintln!("{shown} was still mounted by a process that was killed; cleaned up");
+    }
+    Ok(args.mountpoint.canonicalize().io(|| shown)?)
 }
 
 async fn check_usable(mountpoint: &Path) -> Outcome {

@@ -1,4 +1,4 @@
-//! `torchfs put`: files, folders and stdin into TorchFS.
+//! `torchfs put`: files, folders, and what is read from pipes and devices into TorchFS.
 
 use super::{Links, Target, connect, needs_recursive, sources_and_target};
 use crate::args::{Global, Put, Remote};
@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use torchfs_core::client::{Progress, TreeOptions, TreeReport};
 use torchfs_core::{Client, IoContext};
 
-/// Of a file that comes from stdin.
-const STDIN_MODE: u32 = 0o644;
+/// Of a file that comes from stdin or another stream.
+const STREAM_MODE: u32 = 0o644;
 
 pub async fn run(global: &Global, args: Put) -> Outcome {
     let (sources, target) = sources_and_target(&args.paths)?;
@@ -51,8 +51,13 @@ impl Copy {
                 return Err(Failure::new(Exit::WrongType, "is a folder, and stdin has no name in it").context(folder));
             }
         };
-        let stdin = Counted { reader: tokio::io::stdin(), progress: self.options.progress.clone() };
-        let stored = self.client.put_reader(stdin, path.bytes(), STDIN_MODE).await;
+        self.stream(tokio::io::stdin(), path).await
+    }
+
+    /// Stores what comes until the stream ends.
+    async fn stream(&self, reader: impl AsyncRead + Unpin + Send, path: &Remote) -> Outcome {
+        let counted = Counted { reader, progress: self.options.progress.clone() };
+        let stored = self.client.put_reader(counted, path.bytes(), STREAM_MODE).await;
         stored.map(|_| ()).map_err(|error| Failure::from(error).context(path))
     }
 
@@ -60,9 +65,13 @@ impl Copy {
         let shown = printable(source.as_bytes());
         let source = local_source(source, self.links).map_err(|failure| failure.context(&shown))?;
         let target = self.target.path(name_of(&source.named).as_deref())?;
+        if source.form == Form::Stream {
+            let opened = tokio::fs::File::open(&source.named).await.io(|| "on this machine");
+            return self.stream(opened.map_err(|error| Failure::from(error).context(&shown))?, &target).await;
+        }
         let copied = self.client.put_tree(&source.content, target.bytes(), self.options.clone()).await;
         let report = copied.map_err(|error| Failure::from(error).context(format!("{shown} to {target}")))?;
-        report_tree("put", report)
+        report_tree("put", report, Path::to_path_buf)
     }
 }
 
@@ -72,16 +81,34 @@ struct Source {
     named: PathBuf,
     /// What is copied.
     content: PathBuf,
+    form: Form,
+}
+
+/// How a source is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// As what it is.
+    Tree,
+    /// As a file with what is read from it: a pipe or a device that was named without `-r`.
+    Stream,
 }
 
 fn local_source(source: &OsStr, links: Links) -> Outcome<Source> {
     let named = PathBuf::from(source);
     let is_link = std::fs::symlink_metadata(&named).io(|| "on this machine")?.is_symlink();
     if links == Links::Kept {
-        return Ok(Source { content: named.clone(), named });
+        return Ok(Source { content: named.clone(), named, form: Form::Tree });
+    }
+    // Not the path that a link shows: that of a pipe in /dev/fd is no path.
+    let found = std::fs::metadata(&named).io(|| "on this machine")?;
+    if found.is_dir() {
+        return Err(needs_recursive());
+    }
+    if !found.is_file() {
+        return Ok(Source { content: named.clone(), named, form: Form::Stream });
     }
     let content = if is_link { named.canonicalize().io(|| "on this machine")? } else { named.clone() };
-    if content.is_dir() { Err(needs_recursive()) } else { Ok(Source { named, content }) }
+    Ok(Source { named, content, form: Form::Tree })
 }
 
 /// The name of the copy; that of the folder itself for `.` and `..`.
@@ -111,11 +138,11 @@ impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
     }
 }
 
-/// Says what could not be copied; the first of it gives the exit code.
-pub fn report_tree(verb: &'static str, report: TreeReport) -> Outcome {
+/// Says what could not be copied, by what it was to be copied from; the first of it gives the exit code.
+pub fn report_tree(verb: &'static str, report: TreeReport, source: impl Fn(&Path) -> PathBuf) -> Outcome {
     let mut tally = Tally::new(verb);
     for (path, error) in report.failed {
-        tally.note(Err(Failure::from(error).context(printable(path.as_os_str().as_bytes()))))?;
+        tally.note(Err(Failure::from(error).context(printable(source(&path).as_os_str().as_bytes()))))?;
     }
     tally.finish()
 }

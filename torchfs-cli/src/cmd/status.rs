@@ -2,14 +2,15 @@
 
 use super::connect;
 use crate::args::{Global, Status};
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{self, count_text, json, size_text, table};
 use std::io::{self, Write};
+use torchfs_core::Error;
 use torchfs_core::meta::{self, NodeState};
 
 pub async fn run(global: &Global, args: Status) -> Outcome {
     let client = connect(global).await?;
-    let status = client.status().await?;
+    let status = client.status().await.map_err(no_status)?;
     let mut out = output::stdout();
     if args.json {
         json::write(&mut out, &json::Status::from(&status))?;
@@ -17,6 +18,14 @@ pub async fn run(global: &Global, args: Status) -> Outcome {
         write_text(&mut out, &status)?;
     }
     Ok(out.flush()?)
+}
+
+fn no_status(error: Error) -> Failure {
+    let failure = Failure::from(error);
+    match failure.exit {
+        Exit::Unavailable => failure.hint("start the metadata nodes that do not answer; nothing is lost meanwhile"),
+        _ => failure,
+    }
 }
 
 fn write_text(out: &mut impl Write, status: &meta::Status) -> io::Result<()> {

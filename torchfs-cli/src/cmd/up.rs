@@ -40,19 +40,29 @@ async fn start(args: &Up) -> Outcome<LocalCluster> {
     if let Some(profile) = args.ec {
         builder = builder.profile(profile);
     }
-    builder.start().await.map_err(start_failure)
+    builder.start().await.map_err(|error| start_failure(error, &args.data))
 }
 
-fn start_failure(error: Error) -> Failure {
+fn start_failure(error: Error, data: &Path) -> Failure {
     let in_use = error.kind() == Kind::Exists;
     let failure = Failure::from(error);
-    if in_use { failure.hint("does it run already? if not, choose other ports with --port") } else { failure }
+    match in_use {
+        // Its ports are written down and cannot be others.
+        true if LocalCluster::is_in(data) => {
+            let hint = format!("does the cluster in {} run already? if not, free its ports", data.display());
+            failure.hint(hint)
+        }
+        true => failure.hint("another process has the port: choose others with --port"),
+        false => failure,
+    }
 }
 
 async fn serve(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcome {
     let client = cluster.client().await?;
     let profile = client.profile("/").await?;
-    warn_if_too_few(cluster, profile);
+    if !global.quiet {
+        warn_if_too_few(cluster, profile);
+    }
     let Some(mountpoint) = &args.mount else {
         say(global, cluster, None);
         return asked_to_stop().await;

@@ -322,7 +322,7 @@ fn unreachable(failures: Vec<Error>) -> Error {
     };
     let kind = if failures.iter().all(|error| error.kind() == first) { first } else { Kind::Unavailable };
     let each: Vec<String> = failures.iter().map(Error::to_string).collect();
-    Error::new(kind, format!("cannot reach the cluster: {}; is it running? (torchfs status)", each.join(", ")))
+    Error::new(kind, format!("cannot reach the cluster: {}", each.join(", ")))
 }
 
 macro_rules! taking {

@@ -180,7 +180,7 @@ pub(super) fn rmdir(tx: &mut Tx<'_>, time: Timestamp, place: Place<'_>) -> Outco
 pub(super) fn existing(tx: &Tx<'_>, place: Place<'_>) -> Outcome<Entry> {
     match inode::entry(tx, place)? {
         Some(entry) => Ok(entry),
-        None => fail(Kind::NotFound, format!("there is no '{}' in folder {}", place.1, place.0)),
+        None => fail(Kind::NotFound, format!("there is no '{}'", place.1)),
     }
 }
 

@@ -181,7 +181,7 @@ fn make_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(path).io(|| format!("make folder {}", path.display()))?;
+    torchfs_core::folder::make(path)?;
     let parent = path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
     parent.map_or(Ok(()), |parent| sync_folder(&parent))
 }
@@ -216,9 +216,12 @@ fn take_lock(root: &Path) -> Result<File> {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
             let mut owner = String::new();
             let _ = file.read_to_string(&mut owner);
-            let message =
-                format!("data folder {} is in use by another torchfs store (pid {})", root.display(), owner.trim());
-            return Err(Error::new(Kind::Unavailable, message));
+            let message = format!(
+                "data folder {} is in use by another process (pid {}): stop that one first, or give this one its own folder",
+                root.display(),
+                owner.trim()
+            );
+            return Err(Error::new(Kind::Exists, message));
         }
         Err(error) => return Err(Error::io(format!("lock {}", path.display()), error)),
     }

@@ -87,7 +87,7 @@ impl DiskStore {
     /// Opens or makes a data folder and counts what is in it. Blocking.
     ///
     /// # Errors
-    /// `InvalidInput` for a folder that holds something else, `Unavailable` for one that is in use, `Protocol` for
+    /// `InvalidInput` for a folder that holds something else, `Exists` for one that is in use, `Protocol` for
     /// another format version, `Corrupt` for a damaged identity file, or of the operating system.
     pub fn open(path: &Path, capacity: impl Into<Capacity>) -> Result<Self> {
         let (folder, identity) = Folder::open(path)?;

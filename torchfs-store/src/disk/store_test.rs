@@ -340,7 +340,7 @@ async fn before_it_joins_a_cluster_it_takes_nothing() {
 async fn a_closed_store_refuses_and_frees_the_folder() {
     let (root, store) = new_store();
     put(&store, shard(1, 0), &content(10, 1)).await.expect("put");
-    assert_eq!(DiskStore::open(root.path(), None).expect_err("in use").kind(), Kind::Unavailable);
+    assert_eq!(DiskStore::open(root.path(), None).expect_err("in use").kind(), Kind::Exists);
     store.close().await;
     assert_eq!(get_kind(&store, shard(1, 0)).await, Kind::Unavailable);
     assert_eq!(put(&store, shard(1, 1), &content(10, 1)).await.expect_err("closed").kind(), Kind::Unavailable);

@@ -29,7 +29,7 @@ impl Model {
     pub(super) fn existing(&self, parent: InodeId, name: &Name) -> Result<InodeId> {
         match self.entries(parent)?.get(name) {
             Some(ino) => Ok(*ino),
-            None => fail(Kind::NotFound, format!("there is no '{name}' in folder {parent}")),
+            None => fail(Kind::NotFound, format!("there is no '{name}'")),
         }
     }
 

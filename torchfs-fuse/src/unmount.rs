@@ -1,0 +1,294 @@
+//! Unmounting by path: what umount(8) does, for mounts of this and of other processes, those included whose process is
+//! gone.
+//!
+//! Which process serves a mount is asked of the mount itself, by an attribute of its root folder that is in no list.
+
+use fuser::INodeNo;
+use rustix::fs::getxattr;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use torchfs_core::{Error, IoContext, Kind, Result};
+
+/// The extended attribute of a mount's root folder that holds the id of the process that serves it.
+const PID_ATTRIBUTE: &str = "system.torchfs.pid";
+
+/// The type of our mounts where fusermount3 made them, ...
+const TYPE: &str = "fuse.torchfs";
+
+/// ... and the type and source of those that root made.
+const TYPE_AND_SOURCE: (&str, &str) = ("fuse", "torchfs");
+
+/// A mount whose process says nothing for this long hangs.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the process of a mount may take to end after it: it finishes what is under way.
+const END_DEADLINE: Duration = Duration::from_secs(60);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Symbolic links followed to a mountpoint, as Linux does.
+const LINKS_MAX: usize = 40;
+
+/// What becomes of a mount that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InUse {
+    /// It stays.
+    Refuse,
+    /// It is gone for new users at once, and ends when its last user lets go.
+    Detach,
+}
+
+/// Unmounts the TorchFS on a folder, and waits until everything that was written is committed and the `torchfs` process
+/// that served it has ended. One that a killed process left is cleaned away. Blocks the thread.
+///
+/// # Errors
+/// `NotFound` if nothing is mounted there, `InvalidInput` if it is something else, `Conflict` if it is in use,
+/// `Unavailable` if its process hangs, `Timeout` if it does not end, `NotPermitted` if it is another user's.
+pub fn unmount(mountpoint: &Path, in_use: InUse) -> Result<()> {
+    let point = real_path(mountpoint)?;
+    let at = mountpoint.display();
+    match mounted_on(&point)? {
+        None => return Err(Error::new(Kind::NotFound, format!("nothing is mounted on {at}"))),
+        Some(other) if !other.is_ours() => {
+            let kind = other.kind;
+            let message = format!("the mount on {at} is of type {kind} and not of TorchFS; umount(8) unmounts it");
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+        Some(_) => {}
+    }
+    match (state(&point), in_use) {
+        (State::Dead, _) | (State::Hung, InUse::Detach) => detach(&point),
+        (State::Hung, InUse::Refuse) => {
+            let message = format!("the process of the mount on {at} does not answer: --lazy detaches it all the same");
+            Err(Error::new(Kind::Unavailable, message))
+        }
+        (State::Served(process), InUse::Refuse) => take(&point).and_then(|()| wait_for_end(process)),
+        (State::Served(process), InUse::Detach) => match take(&point) {
+            Ok(()) => wait_for_end(process),
+            Err(_) => detach(&point),
+        },
+    }
+}
+
+/// Unmounts what is there, in use or not.
+pub fn release(point: &Path) -> Result<()> {
+    take(point).or_else(|_| detach(point))
+}
+
+/// Cleans away the mounts on a folder whose processes were killed. True if there was one.
+///
+/// # Errors
+/// `NotPermitted` if it is another user's.
+pub fn clean_dead(mountpoint: &Path) -> Result<bool> {
+    let point = real_path(mountpoint)?;
+    let mut found = false;
+    // stat(2) would not tell: the kernel answers it from memory for a second.
+    while mounted_on(&point)?.is_some_and(|mount| mount.is_ours()) && matches!(state(&point), State::Dead) {
+        detach(&point)?;
+        found = true;
+    }
+    Ok(found)
+}
+
+/// The answer to the kernel's question for an attribute, if it is the process id.
+pub fn pid_attribute(ino: INodeNo, name: &OsStr) -> Option<Vec<u8>> {
+    (ino == INodeNo::ROOT && name == PID_ATTRIBUTE).then(|| std::process::id().to_string().into_bytes())
+}
+
+/// The path as the kernel lists it. The mountpoint itself is not touched: that of a dead mount cannot be.
+fn real_path(mountpoint: &Path) -> Result<PathBuf> {
+    let what = || mountpoint.display().to_string();
+    let mut path = std::path::absolute(mountpoint).io(what)?;
+    for _ in 0..LINKS_MAX {
+        match (std::fs::read_link(&path), path.parent()) {
+            (Ok(target), Some(parent)) => path = parent.join(target),
+            _ => break,
+        }
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize().io(what)?.join(name)),
+        _ => path.canonicalize().io(what),
+    }
+}
+
+/// A line of proc_pid_mountinfo(5).
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    point: PathBuf,
+    kind: String,
+    source: String,
+}
+
+impl Mount {
+    fn parse(line: &[u8]) -> Option<Mount> {
+        let mut words = line.split(|&byte| byte == b' ');
+        let point = PathBuf::from(OsString::from_vec(unescaped(words.nth(4)?)));
+        let mut words = words.skip_while(|word| *word != b"-").skip(1);
+        let mut text = || Some(String::from_utf8_lossy(words.next()?).into_owned());
+        Some(Mount { point, kind: text()?, source: text()? })
+    }
+
+    fn is_ours(&self) -> bool {
+        self.kind == TYPE || (self.kind.as_str(), self.source.as_str()) == TYPE_AND_SOURCE
+    }
+}
+
+/// The topmost mount on a folder.
+fn mounted_on(point: &Path) -> Result<Option<Mount>> {
+    let mounts = std::fs::read("/proc/self/mountinfo").io(|| "read /proc/self/mountinfo")?;
+    let lines = mounts.split(|&byte| byte == b'\n');
+    Ok(lines.filter_map(Mount::parse).filter(|mount| mount.point == point).last())
+}
+
+/// The kernel writes blanks, line breaks and backslashes as three octal digits.
+fn unescaped(word: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, behind)) = rest.split_first() {
+        let octal = behind.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &behind[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    bytes
+}
+
+/// Who is behind a mount.
+#[derive(Debug)]
+enum State {
+    /// A process; `None` if it is not known which, or if it is not one that ends with its mount.
+    Served(Option<Process>),
+    Hung,
+    Dead,
+}
+
+fn state(point: &Path) -> State {
+    let (answer, answered) = mpsc::channel();
+    let path = point.to_owned();
+    // A thread, because nothing takes back the question to a mount that hangs.
+    std::thread::spawn(move || {
+        let mut value = [0; 16];
+        let read = getxattr(&path, PID_ATTRIBUTE, &mut value[..]);
+        drop(answer.send(read.map(|bytes| String::from_utf8_lossy(&value[..bytes]).into_owned())));
+    });
+    match answered.recv_timeout(ANSWER_DEADLINE) {
+        Ok(Ok(pid)) => State::Served(pid.parse().ok().and_then(Process::find)),
+        Ok(Err(error)) if is_dead(error) => State::Dead,
+        Ok(Err(_)) => State::Served(None),
+        Err(_) => State::Hung,
+    }
+}
+
+fn is_dead(error: Errno) -> bool {
+    // The second is for who asked while the process was being killed.
+    [Errno::NOTCONN, Errno::CONNABORTED].contains(&error)
+}
+
+/// A running `torchfs`, told apart from a later process with the same id.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    pid: u32,
+    started: String,
+}
+
+impl Process {
+    fn find(pid: u32) -> Option<Process> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // PID (NAME) STATE ..., and the 22nd is when it started.
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        let words: Vec<&str> = rest.split(' ').collect();
+        let has_ended = matches!(words.first(), Some(&"Z" | &"X"));
+        (name == "torchfs" && !has_ended).then_some(Process { pid, started: words.get(19)?.to_string() })
+    }
+}
+
+fn wait_for_end(process: Option<Process>) -> Result<()> {
+    let Some(process) = process else { return Ok(()) };
+    let end = Instant::now() + END_DEADLINE;
+    while Process::find(process.pid).is_some_and(|found| found == process) {
+        if Instant::now() > end {
+            let pid = process.pid;
+            let message = format!("unmounted, but its process {pid} is not done after {} s", END_DEADLINE.as_secs());
+            return Err(Error::new(Kind::Timeout, message));
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    Ok(())
+}
+
+/// Unmounts what nobody uses. Who is not root needs the help of fusermount3, as for mounting.
+fn take(point: &Path) -> Result<()> {
+    match rustix::mount::unmount(point, UnmountFlags::empty()) {
+        Err(Errno::PERM) => fusermount(point, &["-u"]),
+        Err(Errno::BUSY) => Err(busy(point)),
+        done => done.io(|| format!("unmount {}", point.display())),
+    }
+}
+
+fn detach(point: &Path) -> Result<()> {
+    match rustix::mount::unmount(point, UnmountFlags::DETACH) {
+        Err(Errno::PERM) => fusermount(point, &["-u", "-z"]),
+        done => done.io(|| format!("detach {}", point.display())),
+    }
+}
+
+fn fusermount(point: &Path, flags: &[&str]) -> Result<()> {
+    let helper = Command::new("fusermount3").args(flags).arg("--").arg(point).output();
+    let done = helper.io(|| format!("run fusermount3 to unmount {}", point.display()))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+    if said.ends_with("busy") {
+        return Err(busy(point));
+    }
+    Err(Error::new(Kind::NotPermitted, format!("cannot unmount {}: {said}", point.display())))
+}
+
+fn busy(point: &Path) -> Error {
+    let at = point.display();
+    let message = format!("{at} is in use: leave it and close its files (`fuser -vm {at}` shows who), or give --lazy");
+    Error::new(Kind::Conflict, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_understood() {
+        let line = br"36 35 98:0 / /mnt/a\040b\134c rw,noatime shared:1 - fuse.torchfs torchfs rw,user_id=0";
+        let mount = Mount::parse(line).expect("a mount");
+        assert_eq!((mount.point.as_path(), mount.is_ours()), (Path::new(r"/mnt/a b\c"), true));
+        let line = b"36 35 0:45 / /mnt rw,noatime - fuse torchfs rw,user_id=0";
+        assert!(Mount::parse(line).expect("made by root, no optional fields").is_ours());
+        let line = b"36 35 98:0 / / rw,noatime - ext4 /dev/vda rw";
+        assert!(!Mount::parse(line).expect("another's").is_ours());
+        assert!(Mount::parse(b"").is_none());
+    }
+
+    #[test]
+    fn what_is_no_mount_of_ours_stays() {
+        let folder = tempfile::tempdir().expect("folder");
+        assert_eq!(unmount(folder.path(), InUse::Refuse).expect_err("nothing").kind(), Kind::NotFound);
+        let error = unmount(Path::new("/proc"), InUse::Detach).expect_err("not ours");
+        assert_eq!(error.kind(), Kind::InvalidInput);
+        assert!(error.to_string().contains("type proc"), "{error}");
+        assert!(!clean_dead(folder.path()).expect("nothing to clean"));
+        std::os::unix::fs::symlink("/proc", folder.path().join("link")).expect("link");
+        assert_eq!(real_path(&folder.path().join("link")).expect("found"), Path::new("/proc"));
+    }
+}
