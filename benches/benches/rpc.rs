@@ -1,7 +1,11 @@
 //! Shard reads over RPC against raw TCP with the same pattern: a request of a few bytes, an answer of 1 MiB, one
-//! connection, both ends in this process on loopback and on the same runtime.
+//! connection on loopback.
 //!
-//! The ratios are what counts, so they are also measured in turns: a disturbance hits both sides.
+//! Client and server are two runtimes in this process, as they are two processes in a cluster; the table also has a row for both
+//! on one runtime, as in an embedded cluster. There, one request at a time, raw TCP draws one of two rates and keeps
+//! it: that of one worker with both ends or that of two.
+//!
+//! The ratios are what counts, so they are measured in turns: a disturbance hits both sides.
 //!
 //! ```text
 //! cargo bench -p torchfs-benches --bench rpc
@@ -11,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use futures::{StreamExt, stream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +24,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use torchfs_core::checksum::block_checksums;
-use torchfs_core::rpc::{Payload, Server, StoreClient};
+use torchfs_core::rpc::{self, Payload, StoreClient};
 use torchfs_core::shard::{ShardBlocks, ShardRead, ShardStat, ShardStore};
 use torchfs_core::{ClusterId, Error, Kind, Result, ShardId, StripeId};
 
@@ -70,18 +75,36 @@ impl ShardStore for Constant {
 /// Both ends of the two connections.
 struct Bench {
     runtime: Runtime,
+    _server: Option<Runtime>,
     raw: Arc<Mutex<TcpStream>>,
     client: Arc<StoreClient>,
     data: Bytes,
 }
 
+/// Where the server runs.
+#[derive(Clone, Copy, Debug)]
+enum Server {
+    Apart,
+    OnTheSameRuntime,
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
 impl Bench {
-    fn new() -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    fn new(server: Server) -> Self {
+        let client = runtime();
+        let server = match server {
+            Server::Apart => Some(runtime()),
+            Server::OnTheSameRuntime => None,
+        };
         let data = Bytes::from((0..ANSWER_BYTES).map(|n| (n * 31) as u8).collect::<Vec<u8>>());
-        let (raw, client) = runtime.block_on(connect(data.clone()));
-        Bench { runtime, raw: Arc::new(Mutex::new(raw)), client: Arc::new(client), data }
+        let (raw_addr, addr) = server.as_ref().unwrap_or(&client).block_on(serve(data.clone()));
+        let raw = client.block_on(TcpStream::connect(raw_addr)).expect("connects");
+        raw.set_nodelay(true).expect("sets");
+        let store = StoreClient::new(addr.to_string(), None);
+        Bench { runtime: client, _server: server, raw: Arc::new(Mutex::new(raw)), client: Arc::new(store), data }
     }
 
     /// Time for `count` answers, `in_flight` requests at a time, received into `buffers` buffers in turn.
@@ -108,19 +131,16 @@ impl Bench {
     }
 }
 
-async fn connect(data: Bytes) -> (TcpStream, StoreClient) {
+/// Serves the raw pattern at the first address and the RPC at the second.
+async fn serve(data: Bytes) -> (SocketAddr, SocketAddr) {
+    let raw = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let addr = listener.local_addr().expect("bound");
-    tokio::spawn(serve_raw(listener, data.clone()));
-    let raw = TcpStream::connect(addr).await.expect("connects");
-    raw.set_nodelay(true).expect("sets");
-
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let addr = listener.local_addr().expect("bound");
+    let addrs = (raw.local_addr().expect("bound"), listener.local_addr().expect("bound"));
+    tokio::spawn(serve_raw(raw, data.clone()));
     let (_, cluster) = watch::channel(Some(ClusterId(1)));
     let store = Constant { checksums: block_checksums(&data), data };
-    tokio::spawn(Server::new(cluster).store(Arc::new(store)).run(listener, CancellationToken::new()));
-    (raw, StoreClient::new(addr.to_string(), None))
+    tokio::spawn(rpc::Server::new(cluster).store(Arc::new(store)).run(listener, CancellationToken::new()));
+    addrs
 }
 
 async fn serve_raw(listener: TcpListener, data: Bytes) {
@@ -159,8 +179,8 @@ fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
     [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
-fn print_ratios(bench: &Bench) {
-    println!("raw: a buffer for each answer in flight; raw 1: one buffer for all");
+fn print_ratios(name: &str, bench: &Bench) {
+    println!("{name}. raw: a buffer for each answer in flight; raw 1: one buffer for all");
     println!("{:>9} {:>9} {:>9} {:>9} {:>20} {:>20}", "in flight", "raw GB/s", "raw 1", "rpc", "rpc/raw", "rpc/raw 1");
     for in_flight in IN_FLIGHT {
         let rounds: Vec<[f64; 3]> = (0..=ROUNDS).map(|_| round(bench, in_flight)).collect();
@@ -210,8 +230,9 @@ fn measure(criterion: &mut Criterion, bench: &Bench) {
 }
 
 fn main() {
-    let bench = Bench::new();
-    print_ratios(&bench);
+    print_ratios("both ends on one runtime", &Bench::new(Server::OnTheSameRuntime));
+    let bench = Bench::new(Server::Apart);
+    print_ratios("each end on its own runtime", &bench);
     let mut criterion = Criterion::default().configure_from_args();
     measure(&mut criterion, &bench);
     criterion.final_summary();

@@ -3,15 +3,23 @@
 //! A connection's task wakes itself with every request: through the channel its answers come by, through the queue of its
 //! deadlines. tokio answers such a wake with a yield that wakes another worker thread, which steals the task with its cold
 //! cache. Two such wakes per request cost as much as copying its MiB.
+//!
+//! A poll that worked for long is the exception: it yields. While a worker is busy, nobody may be looking for what has become
+//! ready: an idle worker that sleeps without the runtime's I/O driver is woken only by such a yield. Without it both ends
+//! of a busy connection in one process end up taking turns on one worker, at half the rate.
 
 use futures::task::AtomicWaker;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 /// After so many polls in a row other tasks get their turn.
 const POLLS_MAX: u32 = 8;
+
+/// A poll that takes longer yields: about what it takes to receive a few large payloads.
+const LONG: Duration = Duration::from_micros(300);
 
 const IDLE: u8 = 0;
 const POLLING: u8 = 1;
@@ -57,12 +65,19 @@ impl<F: Future> Future for Quiet<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.get_mut();
         this.gate.task.register(cx.waker());
+        let start = Instant::now();
         for _ in 0..POLLS_MAX {
             this.gate.state.store(POLLING, Ordering::Release);
             let polled = this.future.as_mut().poll(&mut Context::from_waker(&this.waker));
             let was_woken = this.gate.state.swap(IDLE, Ordering::AcqRel) == WOKEN;
-            if polled.is_ready() || !was_woken {
+            if polled.is_ready() {
                 return polled;
+            }
+            if start.elapsed() >= LONG {
+                break;
+            }
+            if !was_woken {
+                return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
@@ -117,6 +132,23 @@ mod tests {
         drop(sender);
         assert!(count.0.load(Ordering::Relaxed) > 0);
         assert_eq!(future.as_mut().poll(cx), Poll::Ready(11));
+    }
+
+    #[test]
+    fn long_work_gives_way_once() {
+        let mut is_first = true;
+        let mut worker = Quiet::new(std::future::poll_fn(|_| {
+            let start = Instant::now();
+            while is_first && start.elapsed() < LONG * 2 {}
+            is_first = false;
+            Poll::<()>::Pending
+        }));
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        for _ in 0..2 {
+            assert!(Pin::new(&mut worker).poll(&mut Context::from_waker(&waker)).is_pending());
+            assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        }
     }
 
     #[test]
