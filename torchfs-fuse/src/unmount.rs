@@ -12,7 +12,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use torchfs_core::{Error, IoContext, Kind, Result};
 
 /// The extended attribute of a mount's root folder that holds the id of the process that serves it.
@@ -45,12 +46,22 @@ pub enum InUse {
 }
 
 /// Unmounts the TorchFS on a folder, and waits until everything that was written is committed and the `torchfs` process
-/// that served it has ended. One that a killed process left is cleaned away. Blocks the thread.
+/// that served it has ended. One that a killed process left is cleaned away.
 ///
 /// # Errors
 /// `NotFound` if nothing is mounted there, `InvalidInput` if it is something else, `Conflict` if it is in use,
 /// `Unavailable` if its process hangs, `Timeout` if it does not end, `NotPermitted` if it is another user's.
-pub fn unmount(mountpoint: &Path, in_use: InUse) -> Result<()> {
+pub async fn unmount(mountpoint: PathBuf, in_use: InUse) -> Result<()> {
+    // The kernel writes back, and asks the mount's process, before a call returns.
+    let started = tokio::task::spawn_blocking(move || start_unmount(&mountpoint, in_use)).await;
+    match started.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the unmount failed")))? {
+        Some(process) => wait_for_end(process).await,
+        None => Ok(()),
+    }
+}
+
+/// Unmounts, and returns the process that should end now.
+fn start_unmount(mountpoint: &Path, in_use: InUse) -> Result<Option<Process>> {
     let point = real_path(mountpoint)?;
     let at = mountpoint.display();
     match mounted_on(&point)? {
@@ -63,15 +74,15 @@ pub fn unmount(mountpoint: &Path, in_use: InUse) -> Result<()> {
         Some(_) => {}
     }
     match (state(&point), in_use) {
-        (State::Dead, _) | (State::Hung, InUse::Detach) => detach(&point),
+        (State::Dead, _) | (State::Hung, InUse::Detach) => detach(&point).map(|()| None),
         (State::Hung, InUse::Refuse) => {
             let message = format!("the process of the mount on {at} does not answer: --lazy detaches it all the same");
             Err(Error::new(Kind::Unavailable, message))
         }
-        (State::Served(process), InUse::Refuse) => take(&point).and_then(|()| wait_for_end(process)),
+        (State::Served(process), InUse::Refuse) => take(&point).map(|()| process),
         (State::Served(process), InUse::Detach) => match take(&point) {
-            Ok(()) => wait_for_end(process),
-            Err(_) => detach(&point),
+            Ok(()) => Ok(process),
+            Err(_) => detach(&point).map(|()| None),
         },
     }
 }
@@ -81,7 +92,8 @@ pub fn release(point: &Path) -> Result<()> {
     take(point).or_else(|_| detach(point))
 }
 
-/// Cleans away the mounts on a folder whose processes were killed. True if there was one.
+/// Cleans away the mounts on a folder whose processes were killed. True if there was one. Blocks the thread, for seconds
+/// where a mount hangs.
 ///
 /// # Errors
 /// `NotPermitted` if it is another user's.
@@ -143,7 +155,7 @@ impl Mount {
 fn mounted_on(point: &Path) -> Result<Option<Mount>> {
     let mounts = std::fs::read("/proc/self/mountinfo").io(|| "read /proc/self/mountinfo")?;
     let lines = mounts.split(|&byte| byte == b'\n');
-    Ok(lines.filter_map(Mount::parse).filter(|mount| mount.point == point).last())
+    Ok(lines.filter_map(Mount::parse).rfind(|mount| mount.point == point))
 }
 
 /// The kernel writes blanks, line breaks and backslashes as three octal digits.
@@ -215,8 +227,7 @@ impl Process {
     }
 }
 
-fn wait_for_end(process: Option<Process>) -> Result<()> {
-    let Some(process) = process else { return Ok(()) };
+async fn wait_for_end(process: Process) -> Result<()> {
     let end = Instant::now() + END_DEADLINE;
     while Process::find(process.pid).is_some_and(|found| found == process) {
         if Instant::now() > end {
@@ -224,7 +235,7 @@ fn wait_for_end(process: Option<Process>) -> Result<()> {
             let message = format!("unmounted, but its process {pid} is not done after {} s", END_DEADLINE.as_secs());
             return Err(Error::new(Kind::Timeout, message));
         }
-        std::thread::sleep(POLL_INTERVAL);
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
@@ -283,8 +294,8 @@ mod tests {
     #[test]
     fn what_is_no_mount_of_ours_stays() {
         let folder = tempfile::tempdir().expect("folder");
-        assert_eq!(unmount(folder.path(), InUse::Refuse).expect_err("nothing").kind(), Kind::NotFound);
-        let error = unmount(Path::new("/proc"), InUse::Detach).expect_err("not ours");
+        assert_eq!(start_unmount(folder.path(), InUse::Refuse).expect_err("nothing").kind(), Kind::NotFound);
+        let error = start_unmount(Path::new("/proc"), InUse::Detach).expect_err("not ours");
         assert_eq!(error.kind(), Kind::InvalidInput);
         assert!(error.to_string().contains("type proc"), "{error}");
         assert!(!clean_dead(folder.path()).expect("nothing to clean"));

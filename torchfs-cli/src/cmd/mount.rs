@@ -36,7 +36,7 @@ pub async fn run(global: &Global, args: Mount) -> Outcome {
 
 /// Connects, mounts, and sees that the mount answers.
 async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
-    let mountpoint = mountpoint(global, args)?;
+    let mountpoint = mountpoint(global, args).await?;
     let metas = metas(global)?;
     let cache_dir = cache_dir(args, &mountpoint)?;
     let client = Client::builder().metas(metas.clone()).cache_dir(cache_dir).cache_bytes(args.cache_size().0);
@@ -49,9 +49,11 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
 }
 
 /// The folder to mount on, free of what a killed mount left there.
-fn mountpoint(global: &Global, args: &Mount) -> Outcome<PathBuf> {
+async fn mountpoint(global: &Global, args: &Mount) -> Outcome<PathBuf> {
     let shown = printable(args.mountpoint.as_os_str().as_bytes());
-    if clean_dead(&args.mountpoint)? && !global.quiet {
+    let path = args.mountpoint.clone();
+    let cleaned = tokio::task::spawn_blocking(move || clean_dead(&path)).await.unwrap_or(Ok(false))?;
+    if cleaned && !global.quiet {
         eprintln!("{shown} was still mounted by a process that was killed; cleaned up");
     }
     Ok(args.mountpoint.canonicalize().io(|| shown)?)

@@ -24,7 +24,7 @@ const START_DEADLINE: Duration = META_DEADLINE.saturating_add(Duration::from_sec
 pub async fn start(global: &Global, args: &Mount) -> Outcome {
     // What can be said about the command line is said here.
     super::metas(global)?;
-    let mountpoint = super::mountpoint(global, args)?;
+    let mountpoint = super::mountpoint(global, args).await?;
     let dir = cache_dir(args, &mountpoint)?;
     let log = dir.join("mount.log");
     let mut child = spawn(global, args, &dir, open_log(&log)?)?;
