@@ -18,7 +18,6 @@ use fuser::{
 };
 use rustix::fs::{OFlags, XattrFlags};
 use std::ffi::OsStr;
-use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,11 +25,7 @@ use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use torchfs_core::meta::{IfExists, NewKind, RenameMode, XattrMode};
-use torchfs_core::{Error, InodeId, Kind, Result};
-
-/// How long any operation that does not carry written data may take before it fails with EIO. The parts underneath have
-/// shorter deadlines of their own; this is the backstop.
-const DEADLINE: Duration = Duration::from_secs(60);
+use torchfs_core::{InodeId, Result};
 
 /// The largest write the kernel sends at once.
 const WRITE_BYTES_MAX: u32 = 1024 * 1024;
@@ -41,48 +36,14 @@ const READAHEAD_BYTES: u32 = 1024 * 1024;
 /// The callbacks of one mount.
 #[derive(Debug)]
 pub struct Adapter {
-    volume: Arc<Volume>,
-    runtime: Handle,
-    tasks: TaskTracker,
+    pub volume: Arc<Volume>,
+    pub runtime: Handle,
+    pub tasks: TaskTracker,
 }
 
 impl Adapter {
     pub fn new(volume: Arc<Volume>, runtime: Handle, tasks: TaskTracker) -> Self {
         Adapter { volume, runtime, tasks }
-    }
-
-    /// Runs `work` as a task with a deadline and hands its result to `reply`.
-    fn answer<T: Send + 'static, W>(
-        &self,
-        what: &'static str,
-        work: impl FnOnce(Arc<Volume>) -> W,
-        reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
-    ) where
-        W: Future<Output = Result<T>> + Send + 'static,
-    {
-        let bounded = |volume| {
-            let work = work(volume);
-            // The clock starts inside the task: this thread is the kernel's and has no runtime.
-            async move {
-                let result = tokio::time::timeout(DEADLINE, work).await;
-                result.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "no answer in time")))
-            }
-        };
-        self.answer_write(what, bounded, reply);
-    }
-
-    /// Like [`Adapter::answer`] for work on written data, which takes as long as the data is large.
-    fn answer_write<T: Send + 'static, W>(
-        &self,
-        what: &'static str,
-        work: impl FnOnce(Arc<Volume>) -> W,
-        reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
-    ) where
-        W: Future<Output = Result<T>> + Send + 'static,
-    {
-        let work = work(self.volume.clone());
-        let task = async move { reply(work.await.map_err(|error| told(what, &error))) };
-        self.tasks.spawn_on(task, &self.runtime);
     }
 }
 

@@ -15,6 +15,7 @@
 //! ```
 
 mod adapter;
+mod answer;
 mod caller;
 mod convert;
 mod errno;
