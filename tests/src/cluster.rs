@@ -310,7 +310,12 @@ impl Cluster {
 
     /// Starts a storage node.
     pub fn start_store(&mut self, number: usize) {
-        self.stores[number] = Some(self.spawn(&format!("store-{number}"), &self.store_args(number)));
+        self.start_store_with(number, &self.store_args(number));
+    }
+
+    /// Starts a storage node with other arguments than its own.
+    pub fn start_store_with(&mut self, number: usize, args: &[String]) {
+        self.stores[number] = Some(self.spawn(&format!("store-{number}"), args));
     }
 
     /// Kills a metadata node with SIGKILL.
@@ -350,7 +355,18 @@ impl Cluster {
 
     fn signal_store(&self, number: usize, signal: rustix::process::Signal) {
         let child = self.stores[number].as_ref().expect("the node runs");
-        rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("it can be signalled");
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, signal).expect("it takes signals");
+    }
+
+    /// Waits until a storage node has ended by itself, and returns its exit code.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_for_end_of_store(&mut self, number: usize) -> Option<i32> {
+        let mut node = self.stores[number].take().expect("the node runs");
+        wait_until("the storage node ends", || node.try_wait().expect("it can be asked").is_some());
+        node.wait().expect("it has ended").code()
     }
 
     /// Kills every process.

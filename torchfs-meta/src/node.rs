@@ -1,7 +1,7 @@
 //! [`MetaNode`]: one metadata node from its data folder to its port.
 
 use crate::duties::Duties;
-use crate::identity::{self, Claim};
+use crate::identity::{self, Claim, Incarnations};
 use crate::kv::{Closing, FjallStore};
 use crate::raft::{Consensus, LogStore, Peers, StateStore};
 use crate::service::Desk;
@@ -60,6 +60,7 @@ struct Stores {
     state: Arc<StateStore>,
     closing: [Closing; 2],
     claim: Claim,
+    incarnations: Arc<Incarnations>,
 }
 
 impl MetaNode {
@@ -81,24 +82,25 @@ impl MetaNode {
         let stores = open(&config).await?;
         let peers = Arc::new(Peers::new(config.id, config.peers.clone(), stores.state.cluster()));
         let alarm = peers.alarm();
+        let Stores { log, state, closing, claim, incarnations } = stores;
         let consensus =
-            Consensus::start(config.id, peers, stores.log, stores.state.clone(), settings.compaction).await?;
-        consensus.initialize(&config.peers).await?;
-        let desk = Arc::new(Desk::new(consensus.clone(), stores.state.clone(), config.peers.clone(), settings));
+            Consensus::start(config.id, peers, log, state.clone(), incarnations, settings.compaction).await?;
+        let desk = Arc::new(Desk::new(consensus.clone(), state.clone(), config.peers.clone(), settings));
 
         let stop = CancellationToken::new();
         let (end_sender, end) = watch::channel(None);
         let mut tasks = JoinSet::new();
-        let server = Server::new(stores.state.cluster()).meta(desk.clone()).raft(consensus.service());
+        let server = Server::new(state.cluster()).meta(desk.clone()).raft(consensus.service());
         tasks.spawn(server.run(listener, stop.clone()));
         let duties = Duties::new(desk.clone(), config.profile);
         let stopped = stop.clone();
         tasks.spawn(async move {
             stopped.run_until_cancelled(duties.run()).await;
         });
-        let guard = Guard { consensus, alarm, folder: config.data, stop: stop.clone(), end: end_sender };
+        let (members, folder) = (config.peers, config.data);
+        let guard = Guard { consensus, members, alarm, folder, stop: stop.clone(), end: end_sender };
         tasks.spawn(guard.run());
-        Ok(MetaNode { addr, desk, stop, end, tasks, closing: stores.closing, claim: stores.claim })
+        Ok(MetaNode { addr, desk, stop, end, tasks, closing, claim })
     }
 
     /// Where it listens.
@@ -194,18 +196,19 @@ async fn open(config: &MetaConfig) -> Result<Stores> {
 }
 
 fn open_folder(folder: &Path, id: MetaId, members: &BTreeSet<MetaId>) -> Result<Stores> {
-    let claim = identity::claim(folder, id, members)?;
+    let (claim, incarnations) = identity::claim(folder, id, members)?;
     let log = FjallStore::open(&folder.join("log"), LOG_CACHE_BYTES)?;
     let store = FjallStore::open(&folder.join("state"), STATE_CACHE_BYTES)?;
     let state = Arc::new(StateStore::open(store.clone(), &folder.join("snapshots"))?);
     let closing = [log.closing(), store.closing()];
     let log = LogStore::open(&log, store)?;
-    Ok(Stores { log, state, closing, claim })
+    Ok(Stores { log, state, closing, claim, incarnations: Arc::new(incarnations) })
 }
 
-/// Watches for what a node cannot survive.
+/// Has the node join, and watches for what it cannot survive.
 struct Guard {
     consensus: Consensus,
+    members: BTreeMap<MetaId, String>,
     alarm: watch::Receiver<Option<Error>>,
     folder: PathBuf,
     stop: CancellationToken,
@@ -216,6 +219,9 @@ impl Guard {
     async fn run(mut self) {
         let end = tokio::select! {
             () = self.stop.cancelled() => Ok(()),
+            error = Self::joined(&self.consensus, &self.members) => {
+                Err(error.context(format!("join the metadata cluster with data folder {}", self.folder.display())))
+            }
             error = self.consensus.stopped() => {
                 Err(error.context(format!("metadata node with data folder {}", self.folder.display())))
             }
@@ -228,6 +234,13 @@ impl Guard {
         // A node that cannot go on must not look alive.
         self.stop.cancel();
         self.end.send_replace(Some(end));
+    }
+
+    async fn joined(consensus: &Consensus, members: &BTreeMap<MetaId, String>) -> Error {
+        match consensus.join(members).await {
+            Err(error) => error,
+            Ok(()) => std::future::pending().await,
+        }
     }
 
     async fn alarmed(alarm: &mut watch::Receiver<Option<Error>>) -> Error {

@@ -21,24 +21,36 @@ pub struct Book {
     term: u64,
     since: Instant,
     heard: BTreeMap<NodeId, Heard>,
+    /// When each node last registered or reported, at the address that the map has.
+    seen: BTreeMap<NodeId, Instant>,
     /// Stripe ids to hand out.
     pub stripes: Stripes,
 }
 
 #[derive(Debug)]
 struct Heard {
-    at: Instant,
     load: NodeLoad,
     /// Bytes handed out since the last report, and between the last two: writers may still be at those.
     given: u64,
     given_before: u64,
 }
 
+/// Whether a node is where the map says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It showed itself there this long ago.
+    Seen(Duration),
+    /// This leader is too new to have noticed its absence, and will know this much later.
+    NotKnown(Duration),
+    /// It has been silent for so long that it counts as gone.
+    Gone,
+}
+
 impl Book {
     /// An empty book for a leadership that begins at `since`.
     #[must_use]
     pub fn new(term: u64, since: Instant) -> Self {
-        Book { term, since, heard: BTreeMap::new(), stripes: Stripes::default() }
+        Book { term, since, heard: BTreeMap::new(), seen: BTreeMap::new(), stripes: Stripes::default() }
     }
 
     /// The book of this term: a new one if it is of another.
@@ -52,7 +64,29 @@ impl Book {
     /// A node reported.
     pub fn report(&mut self, node: NodeId, load: NodeLoad, now: Instant) {
         let given_before = self.heard.get(&node).map_or(0, |heard| heard.given);
-        self.heard.insert(node, Heard { at: now, load, given: 0, given_before });
+        self.heard.insert(node, Heard { load, given: 0, given_before });
+        self.registered(node, now);
+    }
+
+    /// A node registered.
+    pub fn registered(&mut self, node: NodeId, now: Instant) {
+        self.seen.insert(node, now);
+    }
+
+    /// Whether the node still runs at the address in its record; `after` so much silence it does not.
+    #[must_use]
+    pub fn presence(&self, node: &NodeRecord, after: Duration, now: Instant) -> Presence {
+        let silent_for = |since: Instant| now.saturating_duration_since(since);
+        match self.seen.get(&node.id).map(|&at| silent_for(at)) {
+            Some(silence) if silence < after => Presence::Seen(silence),
+            Some(_) => Presence::Gone,
+            // An earlier leader noticed.
+            None if node.state == NodeState::Down => Presence::Gone,
+            None => match after.saturating_sub(silent_for(self.since)) {
+                Duration::ZERO => Presence::Gone,
+                left => Presence::NotKnown(left),
+            },
+        }
     }
 
     /// What the node reported last.
@@ -71,7 +105,7 @@ impl Book {
     /// leadership.
     #[must_use]
     pub fn silent(&self, nodes: &[NodeRecord], after: Duration, now: Instant) -> Vec<NodeId> {
-        let last = |node: &NodeRecord| self.heard.get(&node.id).map_or(self.since, |heard| heard.at);
+        let last = |node: &NodeRecord| self.seen.get(&node.id).copied().unwrap_or(self.since);
         let up = nodes.iter().filter(|node| node.state == NodeState::Up);
         up.filter(|node| now.duration_since(last(node)) >= after).map(|node| node.id).collect()
     }
@@ -227,6 +261,23 @@ mod tests {
         assert_eq!(place(&mut book, &nodes, &request).expect_err("still being written").kind(), Kind::NoSpace);
         report(&mut book);
         assert_eq!(place(&mut book, &nodes, &request).expect("never written").len(), 3);
+    }
+
+    #[test]
+    fn a_node_is_present_until_it_was_silent_for_as_long_as_its_leader_leads() {
+        let nodes = nodes(&[NodeState::Up, NodeState::Down, NodeState::Draining]);
+        let (begin, after) = (Instant::now(), Duration::from_secs(3));
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut book = Book::new(1, begin);
+        assert_eq!(book.presence(&nodes[0], after, at(1)), Presence::NotKnown(Duration::from_secs(2)));
+        assert_eq!(book.presence(&nodes[2], after, at(1)), Presence::NotKnown(Duration::from_secs(2)));
+        assert_eq!(book.presence(&nodes[1], after, at(1)), Presence::Gone, "an earlier leader called it down");
+        assert_eq!(book.presence(&nodes[0], after, at(3)), Presence::Gone);
+        book.report(NodeId(1), NodeLoad::default(), at(3));
+        book.registered(NodeId(2), at(4));
+        assert_eq!(book.presence(&nodes[0], after, at(5)), Presence::Seen(Duration::from_secs(2)));
+        assert_eq!(book.presence(&nodes[1], after, at(5)), Presence::Seen(Duration::from_secs(1)));
+        assert_eq!(book.presence(&nodes[0], after, at(6)), Presence::Gone);
     }
 
     #[test]

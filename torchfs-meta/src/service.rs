@@ -3,7 +3,7 @@
 //! Reads are answered from a view of the state taken after a read barrier: see [`Consensus::read_barrier`].
 
 use crate::kv::KvRead;
-use crate::nodes::{self, Book};
+use crate::nodes::{self, Book, Presence};
 use crate::propose::Proposer;
 use crate::raft::{Consensus, StateStore};
 use crate::settings::MetaSettings;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use torchfs_core::meta::{
     Allocate, Allocation, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply,
-    MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp,
+    MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp, taken_over,
 };
 use torchfs_core::placement::{LeastLoaded, PlacementPolicy};
 use torchfs_core::rpc::{MetaFault, MetaService};
@@ -120,13 +120,46 @@ impl Desk {
         }
     }
 
-    /// Brings the cluster map in line with what a node says of itself.
+    /// Refuses to move a node that may still run where the map says: its data folder was copied, or it was not stopped.
+    async fn admit(&self, op: &MetaOp) -> Result<(), MetaFault> {
+        let ops = match op {
+            MetaOp::Batch(ops) => ops.as_slice(),
+            op => std::slice::from_ref(op),
+        };
+        for op in ops {
+            let MetaOp::Register { uuid, addr, .. } = op else { continue };
+            let term = self.read_barrier().await?;
+            let nodes = state::nodes(&*self.state.view()?)?;
+            if let Some(record) = nodes.iter().find(|node| node.uuid == *uuid && node.addr != *addr) {
+                let after = self.settings.node_down_after;
+                must_be_gone(record, addr, self.book().of_term(term).presence(record, after, Instant::now()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that has just registered is there, be it yet to report.
+    fn note_registered(&self, reply: &MetaReply) {
+        match reply {
+            MetaReply::Registered { node, .. } => {
+                // In a term that has ended it does not matter.
+                if let Some(term) = self.consensus.leading() {
+                    self.book().of_term(term).registered(*node, Instant::now());
+                }
+            }
+            MetaReply::Batch(replies) => replies.iter().flatten().for_each(|reply| self.note_registered(reply)),
+            _ => {}
+        }
+    }
+
+    /// Brings the cluster map in line with what a node says of itself. Its address is not part of that: a node at another
+    /// address than the map has may be a copy, and moves only by registering.
     async fn welcome(&self, beat: &Heartbeat, record: NodeRecord) -> Result<(), MetaFault> {
-        if record.addr != beat.addr || is_another_size(record.capacity_bytes, beat.load.capacity_bytes) {
+        if is_another_size(record.capacity_bytes, beat.load.capacity_bytes) {
             self.proposer
                 .propose_own(MetaOp::Register {
                     uuid: beat.uuid,
-                    addr: beat.addr.clone(),
+                    addr: record.addr,
                     domain: record.domain,
                     capacity_bytes: beat.load.capacity_bytes,
                 })
@@ -152,16 +185,46 @@ fn is_another_size(known_bytes: u64, reported_bytes: u64) -> bool {
 
 fn find_node(view: &dyn KvRead, beat: &Heartbeat) -> Result<NodeRecord> {
     let found = state::nodes(view)?.into_iter().find(|node| node.id == beat.node && node.uuid == beat.uuid);
-    found.ok_or_else(|| {
-        let message = format!("no storage node {} with this identity is registered: register first", beat.node);
-        Error::new(Kind::NotFound, message)
-    })
+    match found {
+        Some(record) if record.addr == beat.addr => Ok(record),
+        Some(record) => Err(taken_over(&record, &beat.addr)),
+        None => {
+            let message = format!("no storage node {} with this identity is registered: register first", beat.node);
+            Err(Error::new(Kind::NotFound, message))
+        }
+    }
+}
+
+fn must_be_gone(record: &NodeRecord, wanted: &str, presence: Presence) -> Result<()> {
+    let (id, addr) = (record.id, &record.addr);
+    match presence {
+        Presence::Gone => Ok(()),
+        Presence::Seen(ago) => {
+            let message = format!(
+                "storage node {id} runs at {addr} (heard {:.1} s ago) and cannot run at {wanted} as well: stop it first; \
+                 if this data folder is a copy of its, start with an empty one",
+                ago.as_secs_f64()
+            );
+            Err(Error::new(Kind::Exists, message))
+        }
+        Presence::NotKnown(left) => {
+            let message = format!(
+                "storage node {id} may still run at {addr}, so {wanted} has to wait: the metadata leader is new and knows \
+                 in {:.1} s",
+                left.as_secs_f64()
+            );
+            Err(Error::new(Kind::Unavailable, message))
+        }
+    }
 }
 
 #[async_trait]
 impl MetaService for Desk {
     async fn apply(&self, command: Command) -> Result<MetaReply, MetaFault> {
-        self.proposer.propose(command).await
+        self.admit(&command.op).await?;
+        let reply = self.proposer.propose(command).await?;
+        self.note_registered(&reply);
+        Ok(reply)
     }
 
     async fn query(&self, query: MetaQuery) -> Result<MetaAnswer, MetaFault> {

@@ -48,8 +48,9 @@ pub(crate) async fn run(membership: Membership, horizon: watch::Sender<Option<St
             Ok(reply) => {
                 horizon.send_replace(Some(reply.horizon));
             }
-            // Another cluster does not go away by itself. Everything else may, and reads are served meanwhile.
-            Err(error) if error.kind() == Kind::WrongCluster => return error,
+            // Another cluster does not go away by itself, nor does the one who has this node's place: clients do not come
+            // here any more. Everything else may, and reads are served meanwhile.
+            Err(error) if matches!(error.kind(), Kind::WrongCluster | Kind::Exists) => return error,
             Err(error) => beats.log_failure(&error),
         }
     }

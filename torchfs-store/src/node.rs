@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use torchfs_core::meta::{MetaOp, MetaReply, MetaSession, MetaStore};
 use torchfs_core::placement::FailureDomain;
 use torchfs_core::rpc::{MetaClient, Server};
+use torchfs_core::settings::NODE_DOWN_AFTER;
 use torchfs_core::{ClusterId, Context, Error, IoContext, Kind, NodeId, Result};
 use tracing::{info, warn};
 
@@ -25,6 +26,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often a node that waits for metadata says so.
 const WAITING_LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// How long another process that has the node's place may turn out to be gone. The leader's answers may be on their way for
+/// a while too.
+const PLACE_PATIENCE: Duration = NODE_DOWN_AFTER.saturating_add(Duration::from_secs(1));
 
 /// What a storage node is started with.
 #[derive(Clone, Debug)]
@@ -66,7 +71,7 @@ impl StoreNode {
     /// the nodes of a cluster are started in any order; drop the future to give up.
     ///
     /// # Errors
-    /// Those of [`DiskStore::open`]; `WrongCluster` for a data folder of another cluster; `InvalidInput` if others could
+    /// Those of [`DiskStore::open`]; `Exists` if the node runs already somewhere else; `WrongCluster` for a data folder of another cluster; `InvalidInput` if others could
     /// not reach the node at its address; `Protocol` if the metadata addresses are not TorchFS of this version.
     pub async fn start(config: StoreConfig, listener: TcpListener) -> Result<Self> {
         let addr = advertised(&config, &listener)?;
@@ -97,7 +102,7 @@ impl StoreNode {
         listener: TcpListener,
     ) -> Result<Self> {
         let membership = Membership { meta: MetaSession::new(meta), store, addr, domain };
-        let registration = persist("register", || membership.register()).await?;
+        let registration = membership.take_place().await?;
         info!(node = %registration.node, cluster = %registration.cluster, addr = membership.addr, "storage node is up");
         Ok(Self::serve(membership, registration, listener))
     }
@@ -114,9 +119,12 @@ impl StoreNode {
         let collector = gc::run(store.clone(), membership.meta.clone(), horizon_seen);
         tasks.spawn(stop.clone().run_until_cancelled_owned(collector));
         tasks.spawn(stop.clone().run_until_cancelled_owned(check_headers(store.clone())));
+        let ended = stop.clone();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
             let error = heartbeat::run(membership, horizon).await;
             fail.send_replace(Some(error));
+            // A node that cannot go on must not look alive.
+            ended.cancel();
         }));
         tasks.close();
         StoreNode { addr, store, tasks, failure, _stop_on_drop: stop.clone().drop_guard(), stop }
@@ -144,7 +152,7 @@ impl StoreNode {
     /// Waits until the node cannot go on, or is stopped.
     ///
     /// # Errors
-    /// Why it cannot go on, such as metadata that is now of another cluster.
+    /// Why it cannot go on: metadata that is now of another cluster, or another process that has taken the node's place.
     pub async fn wait(&self) -> Result<()> {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await.ok().and_then(|error| error.clone()) {
@@ -162,6 +170,28 @@ impl StoreNode {
 }
 
 impl Membership {
+    /// Registers for the first time since the start. The cluster may still take the process before this one for alive, if
+    /// that was at another address and has ended only now; longer than that, another process does run there.
+    async fn take_place(&self) -> Result<Registration> {
+        let mut refused_since: Option<Instant> = None;
+        loop {
+            let attempt = Instant::now();
+            match persist("register", || self.register()).await {
+                Err(error) if error.kind() == Kind::Exists => {
+                    let since = *refused_since.get_or_insert_with(|| {
+                        info!(%error, "waiting for the node's place");
+                        attempt
+                    });
+                    if attempt.duration_since(since) > PLACE_PATIENCE {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Makes the node known to the metadata cluster, or known again, and writes down who it is.
     pub(crate) async fn register(&self) -> Result<Registration> {
         let store = self.store.clone();

@@ -38,6 +38,8 @@ struct State {
     abandoned: BTreeSet<StripeId>,
     asked: BTreeSet<StripeId>,
     failure: Option<Kind>,
+    /// Registrations that are refused before one is taken.
+    refuse: usize,
 }
 
 impl FakeMeta {
@@ -67,6 +69,10 @@ impl MetaStore for FakeMeta {
     async fn apply(&self, command: Command) -> Result<MetaReply> {
         let MetaOp::Register { uuid, addr, domain, capacity_bytes } = command.op else { panic!("{:?}", command.op) };
         let mut state = self.state();
+        if state.refuse > 0 {
+            state.refuse -= 1;
+            return Err(Error::new(Kind::Exists, "the node runs somewhere else"));
+        }
         state.registrations += 1;
         let next = NodeId(state.nodes.len() as u32 + 1);
         let id = state.nodes.get(&uuid).map_or(next, |record| record.id);
@@ -303,6 +309,35 @@ async fn beats_go_on_after_failures_and_end_with_another_cluster() {
     meta.state().failure = Some(Kind::WrongCluster);
     let end = tokio::time::timeout(PATIENCE, node.wait()).await.expect("it ends");
     assert_eq!(end.expect_err("with the reason").kind(), Kind::WrongCluster);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_place_that_stays_taken_is_an_error_and_one_that_becomes_free_is_not() {
+    let data = tempfile::tempdir().expect("temp folder");
+    let meta = FakeMeta::new(CLUSTER);
+    meta.state().refuse = 3;
+    start(&meta, data.path()).await.expect("the one before has ended").shutdown().await;
+    meta.state().refuse = usize::MAX;
+    let starting = tokio::time::timeout(PATIENCE, start(&meta, data.path())).await.expect("it gives up");
+    let error = starting.expect_err("refused");
+    assert!(error.kind() == Kind::Exists && error.to_string().contains("somewhere else"), "{error}");
+    assert_eq!(meta.state().registrations, 1);
+}
+
+#[tokio::test]
+async fn a_node_whose_place_was_taken_ends_and_serves_no_more() {
+    let data = tempfile::tempdir().expect("temp folder");
+    let meta = FakeMeta::new(CLUSTER);
+    let node = start(&meta, data.path()).await.expect("starts");
+    meta.state().failure = Some(Kind::Exists);
+    let end = tokio::time::timeout(PATIENCE, node.wait()).await.expect("it ends");
+    assert_eq!(end.expect_err("with the reason").kind(), Kind::Exists);
+    let begin = tokio::time::Instant::now();
+    while tokio::net::TcpStream::connect(node.addr()).await.is_ok() {
+        assert!(begin.elapsed() < PATIENCE, "it still listens");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     node.shutdown().await;
 }
 

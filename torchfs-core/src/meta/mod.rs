@@ -14,7 +14,7 @@ pub use session::MetaSession;
 pub use types::{
     Allocate, Allocation, Attr, AttrChange, ClusterMap, Content, ContentChange, DirEntry, FileKind, FsStat, Heartbeat,
     HeartbeatReply, Listing, MetaStatus, Name, NewInode, NewKind, NodeLoad, NodeRecord, NodeState, Resolved, SetTime,
-    Status, StoreStatus, Timestamp,
+    Status, StoreStatus, Timestamp, taken_over,
 };
 
 use crate::error::Result;
@@ -50,6 +50,7 @@ pub trait MetaStore: Debug + Send + Sync + 'static {
     /// A storage node reports, and is told what to delete.
     ///
     /// # Errors
-    /// [`Kind::NotFound`](crate::Kind::NotFound) for a node that never registered.
+    /// [`Kind::NotFound`](crate::Kind::NotFound) for a node that never registered,
+    /// [`Kind::Exists`](crate::Kind::Exists) for one that has registered at another address since: see [`taken_over`].
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply>;
 }

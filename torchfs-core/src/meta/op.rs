@@ -144,7 +144,8 @@ pub enum MetaOp {
     Batch(Vec<MetaOp>),
     /// A client saw that shards are damaged or gone. Answers `Done`. Shards of unknown stripes are ignored.
     ReportShards(Vec<ShardId>),
-    /// Makes a storage node known, or again known after a restart. Answers `Registered`.
+    /// Makes a storage node known, or again known after a restart. Answers `Registered`; `Exists` for a known node at
+    /// another address than it was heard from a moment ago.
     Register {
         /// What its data folder says it is.
         uuid: NodeUuid,

@@ -426,6 +426,18 @@ pub struct Heartbeat {
     pub damaged: Vec<ShardId>,
 }
 
+/// What a node is told that reports from `addr`, while the cluster map has it somewhere else. It is not to go on: clients
+/// do not find what it stores.
+#[must_use]
+pub fn taken_over(record: &NodeRecord, addr: &str) -> Error {
+    let message = format!(
+        "storage node {} runs at {} now, its place at {addr} is taken: stop the one that is not wanted; \
+         if a data folder was copied, start with an empty one instead of the copy",
+        record.id, record.addr
+    );
+    Error::new(Kind::Exists, message)
+}
+
 /// What the leader answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatReply {

@@ -1,8 +1,10 @@
 //! [`Consensus`]: Raft as the rest of this crate uses it, without a type of openraft in sight.
 
+use super::gate::{Admission, Gate};
 use super::network::{Network, Peers};
 use super::peer::Peer;
 use super::{Applied, LogStore, Proposal, StateMachine, StateStore, TypeConfig};
+use crate::identity::Incarnations;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::impls::BasicNode;
@@ -63,9 +65,12 @@ impl Default for Compaction {
 /// One node's part in Raft.
 #[derive(Clone)]
 pub struct Consensus {
-    id: MetaId,
-    raft: Raft<TypeConfig, StateMachine>,
-    state: Arc<StateStore>,
+    pub(super) id: MetaId,
+    pub(super) raft: Raft<TypeConfig, StateMachine>,
+    pub(super) state: Arc<StateStore>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) incarnations: Arc<Incarnations>,
 }
 
 impl fmt::Debug for Consensus {
@@ -75,7 +80,8 @@ impl fmt::Debug for Consensus {
 }
 
 impl Consensus {
-    /// Starts node `id` on its log and state.
+    /// Starts node `id` on its log and state. It takes part in Raft only after [`Consensus::join`], or after what the
+    /// node did before this start.
     ///
     /// # Errors
     /// What the storage says.
@@ -84,21 +90,21 @@ impl Consensus {
         peers: Arc<Peers>,
         log: LogStore,
         state: Arc<StateStore>,
+        incarnations: Arc<Incarnations>,
         compaction: Compaction,
     ) -> Result<Self> {
         let machine = StateMachine::new(state.clone())?;
-        let config = config(compaction)?;
-        let raft = Raft::new(id.0, Arc::new(config), Network(peers), log, machine).await;
+        let is_admitted = incarnations.is_admitted();
+        let config = Config { enable_elect: is_admitted, ..config(compaction)? };
+        let gate = Arc::new(Gate::new(if is_admitted { Admission::Admitted } else { Admission::Unknown }));
+        let raft = Raft::new(id.0, Arc::new(config), Network(peers.clone()), log, machine).await;
         let raft = raft.map_err(|fatal| Error::new(Kind::Io, format!("start Raft: {fatal}")))?;
-        Ok(Consensus { id, raft, state })
+        Ok(Consensus { id, raft, state, peers, gate, incarnations })
     }
 
-    /// Gives a node that has never run its first members. Every node of a new cluster does it, with the same members: the
-    /// first entry is then the same everywhere, and one of them is elected.
-    ///
-    /// # Errors
-    /// What the storage says.
-    pub async fn initialize(&self, members: &BTreeMap<MetaId, String>) -> Result<()> {
+    /// Gives a node that has never run its first members. Every node of a new cluster does it, with the same members, and
+    /// one of them is elected.
+    pub(super) async fn initialize(&self, members: &BTreeMap<MetaId, String>) -> Result<()> {
         let failed = |error: String| Error::new(Kind::Io, format!("initialize Raft: {error}"));
         if self.raft.is_initialized().await.map_err(|fatal| failed(fatal.to_string()))? {
             return Ok(());
@@ -120,7 +126,8 @@ impl Consensus {
     /// The service for the other nodes.
     #[must_use]
     pub fn service(&self) -> Arc<dyn RaftService> {
-        Arc::new(Peer::new(self.id, self.raft.clone(), self.state.clone()))
+        let (gate, incarnations) = (self.gate.clone(), self.incarnations.clone());
+        Arc::new(Peer::new(self.id, self.raft.clone(), self.state.clone(), gate, incarnations))
     }
 
     /// Has a proposal ordered, stored by a majority and applied.

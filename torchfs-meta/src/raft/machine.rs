@@ -272,7 +272,7 @@ fn newest_snapshot(folder: &Path) -> Result<Option<(Meta, SnapshotFile)>> {
     let what = || format!("clean folder {}", folder.display());
     for entry in std::fs::read_dir(folder).io(what)? {
         let path = entry.io(what)?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp") {
+        if path.extension().is_some_and(|extension| extension == "tmp" || extension == "received") {
             std::fs::remove_file(&path).io(what)?;
         }
     }

@@ -8,6 +8,8 @@
 //!   is purged only after the state was synchronised.
 
 mod consensus;
+mod gate;
+mod joining;
 mod log;
 mod machine;
 mod network;
@@ -102,6 +104,11 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T> {
     postcard::from_bytes(bytes).map_err(|error| Error::caused(Kind::Corrupt, format!("decode {what}"), error))
+}
+
+/// Raft has ended.
+fn stopped(error: impl fmt::Display) -> Error {
+    Error::new(Kind::Unavailable, format!("the metadata node has stopped: {error}"))
 }
 
 /// Our errors as openraft takes them from a store.

@@ -2,6 +2,7 @@
 
 use super::snapshot::SnapshotFile;
 use super::{TypeConfig, Vote, decode, encode};
+use crate::identity::Met;
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
@@ -44,6 +45,30 @@ pub(super) enum Call {
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
     Snapshot(Piece),
+    Hello(Hello),
+    /// Up to where entries are committed, asked of a leader.
+    Committed,
+}
+
+/// Who a node says it is: see [`super::joining`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) from: MetaId,
+    pub(super) incarnation: u128,
+}
+
+/// What a node knows that a peer may have forgotten.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(super) struct Known {
+    /// Of the one who answers.
+    pub(super) incarnation: u128,
+    /// What the peer's incarnation is to it.
+    pub(super) met: Met,
+    /// Whether it has ever voted or stored anything.
+    pub(super) formed: bool,
+    /// Its own vote.
+    pub(super) vote: Vote,
 }
 
 /// Some bytes of a snapshot file, in order.
@@ -67,6 +92,9 @@ pub(super) enum Answer {
     Transfer(TransferLeaderResponse<TypeConfig>),
     Stored,
     Installed(SnapshotResponse<TypeConfig>),
+    Known(Known),
+    /// `None` from a node that does not lead, or cannot be sure that it does.
+    Committed(Option<u64>),
 }
 
 /// Why a connection exists: what is urgent must not wait behind what is large.
@@ -102,8 +130,22 @@ impl Peers {
         self.alarm.subscribe()
     }
 
-    fn client(&self, target: u64, node: &BasicNode, lane: Lane) -> Arc<RaftClient> {
-        let addr = self.addrs.get(&MetaId(target)).unwrap_or(&node.addr).clone();
+    /// Asks a peer something, outside of openraft.
+    pub(super) async fn ask(&self, peer: MetaId, call: Call, deadline: Duration) -> Result<Answer> {
+        let missing = || Error::new(Kind::NotFound, format!("metadata node {peer} is none of the peers"));
+        let addr = self.addrs.get(&peer).ok_or_else(missing)?;
+        self.exchange(&self.client(peer.0, addr, Lane::Pulse), peer.0, call, deadline).await
+    }
+
+    async fn exchange(&self, client: &RaftClient, target: u64, call: Call, deadline: Duration) -> Result<Answer> {
+        let letter = encode(&Letter { to: target, call })?;
+        let answer = client.call(Payload::from(letter), deadline).await;
+        self.heard(target, answer.as_ref().err());
+        decode(&answer?, "a peer's answer").map_err(|error: Error| error.with_kind(Kind::Protocol))
+    }
+
+    fn client(&self, target: u64, addr: &str, lane: Lane) -> Arc<RaftClient> {
+        let addr = self.addrs.get(&MetaId(target)).map_or(addr, String::as_str).to_owned();
         let mut clients = lock(&self.clients);
         let client = || Arc::new(RaftClient::new(addr, self.cluster.clone()));
         clients.entry((target, lane)).or_insert_with(client).clone()
@@ -137,7 +179,7 @@ pub(super) struct Network(pub(super) Arc<Peers>);
 
 impl Network {
     fn link(&self, target: u64, node: &BasicNode, lane: Lane) -> Link {
-        Link { peers: self.0.clone(), target, client: self.0.client(target, node, lane), lane }
+        Link { peers: self.0.clone(), target, client: self.0.client(target, &node.addr, lane), lane }
     }
 }
 
@@ -168,10 +210,7 @@ pub(super) struct Link {
 
 impl Link {
     async fn ask(&self, call: Call, deadline: Duration) -> Result<Answer> {
-        let letter = encode(&Letter { to: self.target, call })?;
-        let answer = self.client.call(Payload::from(letter), deadline).await;
-        self.peers.heard(self.target, answer.as_ref().err());
-        decode(&answer?, "a peer's answer").map_err(|error: Error| error.with_kind(Kind::Protocol))
+        self.peers.exchange(&self.client, self.target, call, deadline).await
     }
 
     async fn send_pieces(&self, vote: Vote, snapshot: SnapshotFile) -> Result<SnapshotResponse<TypeConfig>> {

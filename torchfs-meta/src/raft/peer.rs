@@ -1,18 +1,21 @@
 //! Answers the other metadata nodes.
 
-use super::network::{Answer, Call, INSTALL_DEADLINE, Letter, Piece};
+use super::gate::Gate;
+use super::network::{Answer, Call, Hello, INSTALL_DEADLINE, Known, Letter, Piece};
 use super::snapshot::{Meta, SnapshotFile};
-use super::{StateMachine, StateStore, TypeConfig, decode, encode};
+use super::{StateMachine, StateStore, TypeConfig, decode, encode, stopped};
+use crate::identity::{Incarnations, Met};
 use async_trait::async_trait;
-use openraft::Raft;
 use openraft::errors::RaftError;
 use openraft::storage::Snapshot;
+use openraft::{Raft, ReadPolicy};
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use torchfs_core::rpc::{Payload, RaftService};
+use torchfs_core::settings::META_ATTEMPT_DEADLINE;
 use torchfs_core::{Error, IoContext, Kind, MetaId, Result};
 
 /// The Raft service of one node.
@@ -20,6 +23,8 @@ pub(super) struct Peer {
     id: MetaId,
     raft: Raft<TypeConfig, StateMachine>,
     inbox: Arc<Inbox>,
+    gate: Arc<Gate>,
+    incarnations: Arc<Incarnations>,
 }
 
 impl fmt::Debug for Peer {
@@ -29,11 +34,23 @@ impl fmt::Debug for Peer {
 }
 
 impl Peer {
-    pub(super) fn new(id: MetaId, raft: Raft<TypeConfig, StateMachine>, state: Arc<StateStore>) -> Self {
-        Peer { id, raft, inbox: Arc::new(Inbox { state, arriving: Mutex::default() }) }
+    pub(super) fn new(
+        id: MetaId,
+        raft: Raft<TypeConfig, StateMachine>,
+        state: Arc<StateStore>,
+        gate: Arc<Gate>,
+        incarnations: Arc<Incarnations>,
+    ) -> Self {
+        Peer { id, raft, inbox: Arc::new(Inbox { state, arriving: Mutex::default() }), gate, incarnations }
     }
 
     async fn answer(&self, call: Call) -> Result<Answer> {
+        match &call {
+            Call::Append(request) => self.gate.obey(&request.vote).await?,
+            Call::Snapshot(piece) => self.gate.obey(&piece.vote).await?,
+            Call::Vote(_) | Call::PreVote(_) | Call::Transfer(_) => self.gate.vote().await?,
+            Call::Hello(_) | Call::Committed => {}
+        }
         match call {
             Call::Append(request) => self.raft.append_entries(request).await.map(Answer::Append).map_err(stopped),
             Call::Vote(request) => self.raft.vote(request).await.map(Answer::Vote).map_err(stopped),
@@ -43,6 +60,31 @@ impl Peer {
                 answer.map(Answer::Transfer).map_err(|fatal| stopped(RaftError::<_>::Fatal(fatal)))
             }
             Call::Snapshot(piece) => self.take(piece).await,
+            Call::Hello(hello) => self.greeted(hello).await.map(Answer::Known),
+            Call::Committed => self.committed().await.map(Answer::Committed),
+        }
+    }
+
+    async fn greeted(&self, hello: Hello) -> Result<Known> {
+        let (incarnations, from) = (self.incarnations.clone(), hello.from);
+        let meet = move || incarnations.meet(from, hello.incarnation);
+        let met = tokio::task::spawn_blocking(meet).await.map_err(|_| cancelled())??;
+        if met == Met::Another {
+            // Its log is shorter than this node, should it lead, has seen it. That a node does not lead is no failure.
+            self.raft.trigger().allow_next_revert(&from.0, true).await.map_err(stopped)?.ok();
+        }
+        let formed = self.raft.is_initialized().await.map_err(stopped)?;
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(stopped)?;
+        Ok(Known { incarnation: self.incarnations.own(), met, formed, vote })
+    }
+
+    async fn committed(&self) -> Result<Option<u64>> {
+        // By asking a majority now: an earlier confirmation may be from before the one who asks had started.
+        let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(META_ATTEMPT_DEADLINE / 2, confirmed).await {
+            Ok(Ok(read)) => Ok(Some(read.read_log_id().index())),
+            Ok(Err(RaftError::APIError(_))) | Err(_) => Ok(None),
+            Ok(Err(fatal)) => Err(stopped(fatal)),
         }
     }
 
@@ -50,8 +92,7 @@ impl Peer {
         let vote = piece.vote;
         let inbox = self.inbox.clone();
         let taken = tokio::task::spawn_blocking(move || inbox.take(piece)).await;
-        let Some((meta, snapshot)) = taken.map_err(|_| Error::new(Kind::Cancelled, "the node is shutting down"))??
-        else {
+        let Some((meta, snapshot)) = taken.map_err(|_| cancelled())?? else {
             return Ok(Answer::Stored);
         };
         let install = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot });
@@ -78,8 +119,8 @@ impl RaftService for Peer {
     }
 }
 
-fn stopped<E: std::error::Error>(error: E) -> Error {
-    Error::new(Kind::Unavailable, format!("the metadata node has stopped: {error}"))
+fn cancelled() -> Error {
+    Error::new(Kind::Cancelled, "the node is shutting down")
 }
 
 /// Where the pieces of a snapshot are put together. A new transfer takes the place of an unfinished one.

@@ -1,7 +1,7 @@
 //! openraft's own suite for stores, and what it does not ask: restarts, torn files, purge and snapshots on disk.
 
 use super::*;
-use crate::kv::FjallStore;
+use crate::kv::{Durability, FjallStore, Kv, WriteBatch};
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
@@ -165,4 +165,53 @@ async fn a_snapshot_that_is_cut_or_flipped_changes_nothing() {
         }
         assert_eq!(dump(&state), before);
     }
+}
+
+/// What a crash leaves at each step of an installation, made by hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new() {
+    let (from, to) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let (_, mut source, state) = open(&from);
+    apply(&mut source, 0..20).await;
+    let (whole, snapshot) = (dump(&state), source.get_snapshot_builder().await.build_snapshot().await.expect("builds"));
+    let before = {
+        let (mut log, mut machine, state) = open(&to);
+        append(&mut log, 0..5).await;
+        apply(&mut machine, 0..5).await;
+        dump(&state)
+    };
+    let leave = |entries: &[crate::kv::Entry], switched: bool| {
+        let store = FjallStore::open(&to.path().join("state"), 1 << 20).expect("opens");
+        let changes = entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        store.space("state-1").expect("space").write(WriteBatch { changes }, Durability::Disk).expect("writes");
+        if switched {
+            let changes = vec![(b"generation".to_vec(), Some(super::encode(&1u64).expect("encodes")))];
+            store.space("current").expect("space").write(WriteBatch { changes }, Durability::Disk).expect("writes");
+        }
+        let received = to.path().join("snapshots").join("0123456789abcdef.received");
+        std::fs::copy(snapshot.snapshot.path(), received).expect("copies");
+    };
+
+    leave(&whole[..whole.len() / 2], false);
+    {
+        let (_, mut machine, state) = open(&to);
+        assert_eq!(dump(&state), before, "half of the new state does not count");
+        assert_eq!(machine.applied_state().await.expect("reads").0, Some(entry(4).log_id));
+        assert_eq!(std::fs::read_dir(to.path().join("snapshots")).expect("lists").count(), 0, "and nothing is left");
+    }
+    leave(&whole, false);
+    assert_eq!(dump(&open(&to).2), before, "nor does all of it before the switch");
+    leave(&whole, true);
+    {
+        let (_, mut machine, state) = open(&to);
+        assert_eq!(dump(&state), whole);
+        assert_eq!(machine.applied_state().await.expect("reads").0, Some(entry(19).log_id));
+        assert_eq!(*state.cluster().borrow(), Some(ClusterId(7)));
+        // The same snapshot may be sent again, since its sender heard of no success.
+        machine.install_snapshot(&snapshot.meta, snapshot.snapshot.clone()).await.expect("installs");
+        assert_eq!(dump(&state), whole);
+    }
+    let (_, mut machine, state) = open(&to);
+    apply(&mut machine, 20..22).await;
+    assert!(dump(&state).len() > whole.len());
 }

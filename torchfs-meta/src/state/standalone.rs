@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use torchfs_core::layout::Profile;
 use torchfs_core::meta::{
     Allocate, Allocation, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply,
-    MetaStatus, MetaStore, NodeLoad, NodeState, Status, StoreStatus, Timestamp,
+    MetaStatus, MetaStore, NodeLoad, NodeState, Status, StoreStatus, Timestamp, taken_over,
 };
 use torchfs_core::settings::GARBAGE_GRACE;
 use torchfs_core::{ClientId, ClusterId, Error, Kind, MetaId, NodeId, RequestId, Result, StripeId};
@@ -173,6 +173,9 @@ impl MetaStore for Standalone {
         let Some(record) = map_now.node(beat.node).filter(|record| record.uuid == beat.uuid) else {
             return Err(Error::new(Kind::NotFound, format!("storage node {} is not registered", beat.node)));
         };
+        if record.addr != beat.addr {
+            return Err(taken_over(record, &beat.addr));
+        }
         if record.state == NodeState::Down {
             self.apply_internal(&mut turn, InternalOp::SetNodeState { node: beat.node, state: NodeState::Up })?;
         }

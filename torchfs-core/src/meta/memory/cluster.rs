@@ -5,7 +5,7 @@ use crate::error::{Kind, Result};
 use crate::ids::{InodeId, MapVersion, MetaId, NodeId, NodeUuid, ShardId, StripeId};
 use crate::meta::{
     Allocate, Allocation, Attr, ClusterMap, FileKind, FsStat, Heartbeat, HeartbeatReply, MetaReply, MetaStatus,
-    NodeRecord, NodeState, Status, StoreStatus,
+    NodeRecord, NodeState, Status, StoreStatus, taken_over,
 };
 use crate::placement::FailureDomain;
 use crate::settings::GARBAGE_GRACE;
@@ -84,6 +84,9 @@ impl Model {
         let Some(record) = registered else {
             return fail(Kind::NotFound, format!("storage node {} is not registered", beat.node));
         };
+        if record.addr != beat.addr {
+            return Err(taken_over(record, &beat.addr));
+        }
         if record.state == NodeState::Down {
             self.set_node_state(beat.node, NodeState::Up)?;
         }

@@ -1,0 +1,85 @@
+//! Storage nodes that are not what they say: data folders that were copied or moved.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use torchfs_tests::{Cluster, ClusterOptions, Noise, exit, run, wait_until, write_file};
+
+fn small() -> Cluster {
+    Cluster::start_with(ClusterOptions { metas: 1, stores: 3, ec: "2+1", ..ClusterOptions::default() })
+}
+
+/// `cp -a` of a storage node's data folder.
+fn copied(cluster: &Cluster, store: usize) -> PathBuf {
+    let copy = cluster.dir().join("copy");
+    let mut cp = Command::new("cp");
+    run(cp.arg("-a").arg(cluster.store_dir(store)).arg(&copy)).ok();
+    copy
+}
+
+/// The arguments of a storage node with another address and another data folder.
+fn elsewhere(cluster: &Cluster, store: usize, addr: &str, data: &Path) -> Vec<String> {
+    let mut args = cluster.store_args(store);
+    for (flag, value) in [("--listen", addr), ("--data", data.to_str().expect("UTF-8"))] {
+        let at = args.iter().position(|arg| arg == flag).expect("has the flag");
+        args[at + 1] = value.to_owned();
+    }
+    args
+}
+
+/// Where each storage node is, as the cluster sees it, and its state.
+fn places(cluster: &Cluster) -> BTreeMap<String, String> {
+    let status = cluster.status();
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let stores = status["stores"].as_array().expect("a list");
+    stores.iter().map(|store| (text(&store["addr"]), text(&store["state"]))).collect()
+}
+
+#[test]
+fn a_copied_folder_does_not_run_beside_its_original() {
+    let cluster = small();
+    let before = places(&cluster);
+    let copy = copied(&cluster, 0);
+    let addr = cluster.store_addr(7);
+    let text = run(&mut cluster.command(elsewhere(&cluster, 0, &addr, &copy))).failed_with(exit::EXISTS);
+    for part in [cluster.store_addr(0).as_str(), &addr, "stop it first", "empty"] {
+        assert!(text.contains(part), "names {part}: {text}");
+    }
+    assert_eq!(places(&cluster), before, "the original has its place");
+    assert!(before.contains_key(&cluster.store_addr(0)));
+}
+
+#[test]
+fn a_killed_node_starts_at_another_address() {
+    let mut cluster = small();
+    let content = Noise::new(1).bytes(3 << 20);
+    let source = cluster.dir().join("source");
+    write_file(&source, &content);
+    cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
+    cluster.kill_store(0);
+    let (addr, data) = (cluster.store_addr(7), cluster.store_dir(0));
+    cluster.start_store_with(0, &elsewhere(&cluster, 0, &addr, &data));
+    wait_until("the node is at its new address", || places(&cluster).get(&addr).is_some_and(|state| state == "up"));
+    assert_eq!(places(&cluster).len(), 3, "it is the same node");
+    cluster.kill_store(1);
+    assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, content, "and holds the same shards");
+}
+
+#[test]
+fn a_node_whose_place_was_taken_while_it_hung_ends() {
+    let mut cluster = small();
+    let copy = copied(&cluster, 0);
+    cluster.freeze_store(0);
+    cluster.wait_for_stores("down", 1);
+    let addr = cluster.store_addr(7);
+    let mut second = cluster.command(elsewhere(&cluster, 0, &addr, &copy));
+    let mut second = second.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    wait_until("the copy has the place", || places(&cluster).get(&addr).is_some_and(|state| state == "up"));
+    cluster.thaw_store(0);
+    assert_eq!(cluster.wait_for_end_of_store(0), Some(exit::EXISTS));
+    let log = cluster.log("store-0");
+    assert!(log.contains(&format!("runs at {addr} now")), "says who has its place: {log}");
+    assert_eq!(places(&cluster).get(&addr).map(String::as_str), Some("up"), "the copy keeps it");
+    let _ = second.kill();
+    second.wait().expect("ends");
+}
