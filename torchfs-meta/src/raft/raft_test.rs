@@ -185,7 +185,7 @@ async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new()
         let changes = entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         store.space("state-1").expect("space").write(WriteBatch { changes }, Durability::Disk).expect("writes");
         if switched {
-            let changes = vec![(b"generation".to_vec(), Some(super::encode(&1u64).expect("encodes")))];
+            let changes = vec![(b"generation".to_vec(), Some(encode(&1u64).expect("encodes")))];
             store.space("current").expect("space").write(WriteBatch { changes }, Durability::Disk).expect("writes");
         }
         let received = to.path().join("snapshots").join("0123456789abcdef.received");

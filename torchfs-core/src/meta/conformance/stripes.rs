@@ -88,6 +88,7 @@ async fn heartbeats(case: &Case, node: NodeId) {
     assert!(after.used_bytes >= 12_345);
     assert_eq!(before.capacity_bytes - after.capacity_bytes, 1 << 37, "what the node says now counts");
     // A copy of its data folder runs somewhere else.
+    let map = case.meta.map().await.expect("answers");
     let copy = Heartbeat { addr: "127.0.0.1:99".to_owned(), ..beat.clone() };
     super::refused(case.store().heartbeat(copy).await, Kind::Exists);
     assert_eq!(case.meta.map().await.expect("answers"), map, "it changes nothing");
