@@ -59,6 +59,16 @@ impl SmallDisk {
         std::fs::remove_file(self.filler()).expect("removes");
     }
 
+    /// Bytes that are free, and all that there are.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    #[must_use]
+    pub fn free_and_total(&self) -> (u64, u64) {
+        let found = rustix::fs::statvfs(&self.0).expect("the disk is mounted");
+        (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+    }
+
     fn filler(&self) -> PathBuf {
         self.0.join("filler")
     }

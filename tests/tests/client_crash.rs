@@ -1,8 +1,10 @@
 //! Clients killed with SIGKILL in the middle of writing: the old version, or nothing, is there; never half a file.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 use torchfs_tests::{Cluster, Mount, Noise, mounted_or_skip, run, wait_until, write_file};
 
 const BIG: usize = 150 << 20;
@@ -35,6 +37,28 @@ fn a_killed_put_leaves_nothing_or_the_old_version() {
     // And the name can be written again.
     cluster.torchfs(["put", big.to_str().expect("UTF-8"), "/kept"]).ok();
     assert_eq!(cluster.torchfs(["cat", "/kept"]).stdout.len(), BIG);
+}
+
+/// Ctrl-C and SIGTERM leave nothing behind; only SIGKILL does, until the cluster gives it up after a day.
+#[test]
+fn an_interrupted_put_gives_back_what_it_has_stored() {
+    let cluster = Cluster::start();
+    let shards = || (0..6).map(|store| cluster.shard_files(store).len()).sum::<usize>();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut put = cluster.command(["put", "-", "/piped"]);
+        let mut put = put.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        let mut input = put.stdin.take().expect("piped");
+        input.write_all(&Noise::new(1).bytes(50 << 20)).expect("writes");
+        // Three full stripes; what comes after them is awaited.
+        wait_until("the put has sent shards", || shards() >= 12);
+        kill_process(Pid::from_child(&put), signal).expect("signals");
+        let begin = Instant::now();
+        assert_eq!(put.wait().expect("waits").code(), Some(130));
+        assert!(begin.elapsed() < Duration::from_secs(15), "it took {:?} to end", begin.elapsed());
+        drop(input);
+        wait_until("what was stored is deleted", || shards() == 0);
+        cluster.torchfs(["stat", "/piped"]).failed_with(torchfs_tests::exit::NOT_FOUND);
+    }
 }
 
 /// Whether a process has a file open in a folder, with or without a name.

@@ -1,6 +1,8 @@
 //! Nodes on small disks that fill up: a clear error, and nothing lost.
 
-use torchfs_tests::{Cluster, ClusterOptions, Noise, SmallDisk, exit, wait_until, write_file};
+use std::fs;
+use std::io::Write;
+use torchfs_tests::{Cluster, ClusterOptions, Mount, Noise, SmallDisk, exit, fuse_or_skip, wait_until, write_file};
 
 /// The same words whether a node refused a shard or the leader found no room for one.
 fn says_what_is_full(text: &str) {
@@ -65,6 +67,72 @@ fn a_capacity_is_a_limit() {
         assert_eq!(store["capacity_bytes"], 20 << 20);
         assert!(store["used_bytes"].as_u64() <= Some(20 << 20), "{store}");
     }
+    // What was stored for the file that could not be is given back at once, and can be used.
+    wait_until("the shards of the failed put are deleted", || {
+        (0..3).all(|store| cluster.shard_files(store).is_empty())
+    });
+}
+
+/// A mount with a cache on a disk of its own.
+fn mount_with_small_cache(megabytes: u64) -> Option<(Cluster, SmallDisk, Mount)> {
+    if !fuse_or_skip() {
+        return None;
+    }
+    let cluster = Cluster::start();
+    let disk = SmallDisk::mount(&cluster.dir().join("mnt-cache"), megabytes)?;
+    let mount = Mount::start(&cluster, "mnt");
+    Some((cluster, disk, mount))
+}
+
+#[test]
+fn a_cache_that_fills_its_disk_makes_room_for_what_is_written() {
+    let Some((cluster, disk, mount)) = mount_with_small_cache(128) else { return };
+    let content = Noise::new(1).bytes(24 << 20);
+    let source = cluster.dir().join("source");
+    write_file(&source, &content);
+    for number in 0..8 {
+        cluster.torchfs(["put", source.to_str().expect("UTF-8"), &format!("/file-{number}")]).ok();
+        assert!(fs::read(mount.join(format!("file-{number}"))).expect("reads") == content);
+    }
+    let (free, total) = disk.free_and_total();
+    assert!(free < total / 2, "the cache uses the disk: {free} of {total} bytes are free");
+    assert!(free > total / 40, "and leaves some of it: {free} of {total} bytes are free");
+    // Something else takes what is left.
+    disk.fill();
+    let large = Noise::new(2).bytes(80 << 20);
+    let mut file = fs::File::create(mount.join("large")).expect("creates");
+    file.write_all(&large).expect("the cache makes room");
+    file.sync_all().expect("syncs");
+    drop(file);
+    assert!(cluster.torchfs(["cat", "/large"]).stdout == large);
+    mount.unmount();
+}
+
+/// As on a local file system: what was written before the disk was full is there.
+#[test]
+fn a_write_that_finds_no_room_leaves_what_was_written_before_it() {
+    let Some((cluster, disk, mount)) = mount_with_small_cache(48) else { return };
+    disk.fill();
+    let content = Noise::new(3).bytes(8 << 20);
+    let mut file = fs::File::create(mount.join("part")).expect("creates");
+    let mut written = 0;
+    let error = loop {
+        match file.write(&content[written..content.len().min(written + 100_000)]) {
+            Ok(0) => panic!("8 MiB were written to a full disk"),
+            Ok(len) => written += len,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+    assert!(written > 0, "a little of a file is kept in memory");
+    file.sync_all().expect("what was written can be stored");
+    drop(file);
+    assert!(cluster.torchfs(["cat", "/part"]).stdout == content[..written], "{written} bytes were acknowledged");
+
+    disk.free();
+    fs::write(mount.join("part"), &content).expect("writes");
+    assert!(cluster.torchfs(["cat", "/part"]).stdout == content);
+    mount.unmount();
 }
 
 fn names(cluster: &Cluster) -> Vec<String> {

@@ -214,7 +214,7 @@ pub struct Mount {
     /// Where whole files are kept that were read [default: below /var/cache/torchfs or ~/.cache/torchfs]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// How much the cache may hold
+    /// How much the cache may hold; 5 % of its disk, at most 1 GiB, stay free in any case
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     pub cache_size: Size,
     /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE

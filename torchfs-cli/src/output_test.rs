@@ -176,6 +176,7 @@ fn status_json_has_its_shape() {
         degraded_stripes: 1,
         bad_shards: 0,
         map: MapVersion(5),
+        deleted_bytes: 70,
     };
     let expected = json!({
         "leader": { "id": 2, "addr": "m2:1" },
@@ -187,7 +188,7 @@ fn status_json_has_its_shape() {
               "used_bytes": null, "shards": null }
         ],
         "files": 3, "bytes": 100, "stored_bytes": 150, "stripes": 1, "degraded_stripes": 1, "bad_shards": 0,
-        "map_version": 5
+        "map_version": 5, "deleted_bytes": 70
     });
     assert_eq!(to_value(Status::from(&status)).expect("json"), expected);
 }

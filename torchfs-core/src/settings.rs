@@ -69,8 +69,13 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// A storage node that was silent for this long is taken to be down.
 pub const NODE_DOWN_AFTER: Duration = Duration::from_secs(3);
 
-/// How long the shards of replaced or deleted content stay readable for clients that still have the old version open.
+/// How long the shards of replaced or deleted content stay readable for clients that still have the old version open. Nobody
+/// tells metadata which files are open, so this is a promise of a time: long enough for a program to read through a large
+/// file that it has open, short enough that a full disk has room again soon.
 pub const GARBAGE_GRACE: Duration = Duration::from_secs(600);
+
+/// How often what has passed [`GARBAGE_GRACE`] is looked for.
+pub const COLLECT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How old an uncommitted stripe must be before it counts as abandoned. A writer that stages for longer than this is told
 /// [`Kind::Stale`](crate::Kind::Stale) at its commit and sends again.

@@ -105,7 +105,10 @@ impl Duties {
         let before = now.minus(settings.garbage_grace);
         let clients_before = now.minus(settings.client_expiry);
         self.desk.proposer.propose_internal(InternalOp::Collect { before, clients_before }).await?;
-        self.collected = Some(Instant::now());
+        // One operation does a bounded amount of work. While something is left, the next look goes on.
+        if !state::has_orphans(&*self.desk.state.view()?, before)? {
+            self.collected = Some(Instant::now());
+        }
         Ok(())
     }
 }

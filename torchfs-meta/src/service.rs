@@ -97,6 +97,7 @@ impl Desk {
             degraded_stripes: totals.degraded_stripes,
             bad_shards: totals.bad_shards,
             map: map.version,
+            deleted_bytes: totals.deleted_bytes,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::raft::Compaction;
 use std::time::Duration;
-use torchfs_core::settings::{ABANDONED_AFTER, CLIENT_EXPIRY, GARBAGE_GRACE, NODE_DOWN_AFTER};
+use torchfs_core::settings::{ABANDONED_AFTER, CLIENT_EXPIRY, COLLECT_INTERVAL, GARBAGE_GRACE, NODE_DOWN_AFTER};
 
 /// Times and sizes that tests make small. All nodes of a cluster use the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Default for MetaSettings {
             garbage_grace: GARBAGE_GRACE,
             abandoned_after: ABANDONED_AFTER,
             client_expiry: CLIENT_EXPIRY,
-            collect_interval: Duration::from_secs(60),
+            collect_interval: COLLECT_INTERVAL,
         }
     }
 }

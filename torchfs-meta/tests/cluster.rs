@@ -127,6 +127,33 @@ async fn every_outcome_reaches_the_caller() {
     assert_eq!(internal.kind(), Kind::NotPermitted);
 }
 
+/// One operation collects 256 inodes at most; with one a minute, the space of a large folder would come back after hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_is_old_enough_is_collected_at_once() {
+    let (garbage_grace, collect_interval) = (Duration::from_secs(1), Duration::from_secs(6));
+    let settings = MetaSettings { garbage_grace, collect_interval, ..MetaSettings::default() };
+    let cluster = Cluster::start(1, settings).await;
+    let session = cluster.session().await;
+    let mut made = Vec::new();
+    for batch in 0..5 {
+        let ops = (0..500).map(|number| mkdir_op(&format!("{batch}-{number}"))).collect();
+        made.extend(session.batch(ops).await.expect("creates"));
+    }
+    let names = |batch| (0..500).map(move |number| name(&format!("{batch}-{number}")));
+    for batch in 0..5 {
+        let ops = names(batch).map(|name| MetaOp::Rmdir { parent: ROOT, name }).collect();
+        assert!(session.batch(ops).await.expect("removes").iter().all(Result::is_ok));
+    }
+    let begin = Instant::now();
+    for reply in made {
+        let MetaReply::Attr(attr) = reply.expect("made") else { panic!("no attributes") };
+        while session.attr(attr.ino).await.is_ok() {
+            assert!(begin.elapsed() < Duration::from_secs(36), "inode {} is still there", attr.ino);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_comes_again_is_answered_as_before_also_by_another_leader() {
     let mut cluster = Cluster::start(3, MetaSettings::default()).await;

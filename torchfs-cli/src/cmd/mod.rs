@@ -57,13 +57,13 @@ async fn dispatch(cli: Cli) -> Outcome {
         Verb::Demo(args) => demo::run(global, args).await,
         Verb::Completions(args) => completions::run(args),
         Verb::Umount(args) => or_interrupted(umount::run(args)).await,
+        Verb::Put(args) => put::run(global, args).await,
         verb => or_interrupted(file_verb(global, verb)).await,
     }
 }
 
 async fn file_verb(global: &Global, verb: Verb) -> Outcome {
     match verb {
-        Verb::Put(args) => put::run(global, args).await,
         Verb::Get(args) => get::run(global, args).await,
         Verb::Ls(args) => ls::run(global, args).await,
         Verb::Cat(args) => cat::run(global, args).await,
@@ -77,7 +77,7 @@ async fn file_verb(global: &Global, verb: Verb) -> Outcome {
         Verb::Status(args) => status::run(global, args).await,
         Verb::Policy(args) => policy::run(global, args).await,
         Verb::Up(_) | Verb::Meta(_) | Verb::Store(_) | Verb::Demo(_) | Verb::Completions(_) => Ok(()),
-        Verb::Mount(_) | Verb::Umount(_) => Ok(()),
+        Verb::Put(_) | Verb::Mount(_) | Verb::Umount(_) => Ok(()),
     }
 }
 

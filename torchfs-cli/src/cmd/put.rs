@@ -5,6 +5,7 @@ use crate::args::{Global, Put, Remote};
 use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::output::printable;
 use crate::progress::Bar;
+use crate::signal::or_interrupted;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,17 +14,32 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{self, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::OnceCell;
 use torchfs_core::client::{Progress, TreeOptions, TreeReport};
 use torchfs_core::{Client, IoContext};
 
 /// Of a file that comes from stdin or another stream.
 const STREAM_MODE: u32 = 0o644;
 
+/// How long what was stored for nothing may hold up the end, so that Ctrl-C stays quick.
+const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Copies until done or interrupted; then gives back what was stored and has no name.
 pub async fn run(global: &Global, args: Put) -> Outcome {
+    let connected = OnceCell::new();
+    let outcome = or_interrupted(put(global, args, &connected)).await;
+    if let Some(client) = connected.get() {
+        client.give_back(GIVE_BACK_DEADLINE).await;
+    }
+    outcome
+}
+
+async fn put(global: &Global, args: Put, connected: &OnceCell<Client>) -> Outcome {
     let (sources, target) = sources_and_target(&args.paths)?;
     let target = Remote::parse(&target).map_err(Failure::usage)?;
-    let client = connect(global).await?;
+    let client = connected.get_or_try_init(|| connect(global)).await?.clone();
     let target = Target::find(&client, target, sources.len()).await?;
     let copy = Copy { client, target, links: Links::for_recursive(args.recursive), options: TreeOptions::default() };
     let bar = Bar::start("put", copy.options.progress.clone(), global);

@@ -7,6 +7,7 @@ use crate::output::{self, count_text, json, size_text, table};
 use std::io::{self, Write};
 use torchfs_core::Error;
 use torchfs_core::meta::{self, NodeState};
+use torchfs_core::settings::{COLLECT_INTERVAL, GARBAGE_GRACE};
 
 pub async fn run(global: &Global, args: Status) -> Outcome {
     let client = connect(global).await?;
@@ -68,6 +69,10 @@ fn store_row(store: &meta::StoreStatus) -> Vec<String> {
 fn write_totals(out: &mut impl Write, status: &meta::Status) -> io::Result<()> {
     let (bytes, stored) = (size_text(status.bytes), size_text(status.stored_bytes));
     writeln!(out, "files {}, {bytes}, stored as {stored}{}", count_text(status.files), factor_text(status))?;
+    if status.deleted_bytes > 0 {
+        let minutes = (GARBAGE_GRACE + COLLECT_INTERVAL).as_secs() / 60;
+        writeln!(out, "{} deleted, space returns within {minutes} min", size_text(status.deleted_bytes))?;
+    }
     let (stripes, degraded, bad) = (status.stripes, status.degraded_stripes, status.bad_shards);
     if degraded == 0 && bad == 0 {
         return writeln!(out, "stripes {}, all whole", count_text(stripes));
@@ -76,7 +81,7 @@ fn write_totals(out: &mut impl Write, status: &meta::Status) -> io::Result<()> {
     writeln!(out, "stripes {stripes}, {degraded} DEGRADED; shards damaged or gone: {bad}")
 }
 
-/// How much larger the files are in the cluster; says little while much of it is content that was just deleted.
+/// How much larger the files are in the cluster; says little of a few small ones.
 fn factor_text(status: &meta::Status) -> String {
     let factor = status.stored_bytes as f64 / status.bytes.max(1) as f64;
     if (0.1..10.0).contains(&factor) { format!(" ({factor:.2} x)") } else { String::new() }

@@ -204,6 +204,7 @@ pub struct Status {
     pub stored_bytes: u64,
     pub stripes: u64,
     pub degraded_stripes: u64,
+    pub deleted_bytes: u64,
     pub bad_shards: u64,
     pub map_version: u64,
 }
@@ -256,6 +257,7 @@ impl From<&meta::Status> for Status {
             stored_bytes: status.stored_bytes,
             stripes: status.stripes,
             degraded_stripes: status.degraded_stripes,
+            deleted_bytes: status.deleted_bytes,
             bad_shards: status.bad_shards,
             map_version: status.map.0,
         }

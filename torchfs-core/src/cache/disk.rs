@@ -120,6 +120,14 @@ impl Disk {
         Ok(file)
     }
 
+    /// How many bytes must be freed so that `bytes` more can be written and [`reserve_bytes`] of the disk stay free.
+    pub fn missing_bytes(&self, bytes: u64) -> u64 {
+        // A file system that does not say how full it is, says so when it is full.
+        let Ok(found) = rustix::fs::statvfs(&self.dir) else { return 0 };
+        let (free, total) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
+        (bytes + reserve_bytes(total)).saturating_sub(free)
+    }
+
     /// Removes a file. Failing wastes space until the next start.
     pub fn remove(&self, name: u64) {
         let path = self.path(name);
@@ -139,6 +147,19 @@ impl Disk {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         index.write_all(&bytes).io(|| format!("write to {}", self.dir.join("index").display()))
     }
+}
+
+/// How much of a disk of so many bytes the cache leaves free, for written bytes that wait for the cluster and for others
+/// who use the disk: 5 %, at most 1 GiB.
+fn reserve_bytes(disk_bytes: u64) -> u64 {
+    (disk_bytes / 20).min(1 << 30)
+}
+
+/// Gives back the disk space of a part of a cache file.
+pub(super) fn punch(file: &File, offset: u64, len: u64) {
+    let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    // Failing wastes space until the file leaves the cache.
+    let _ = rustix::fs::fallocate(file, flags, offset, len);
 }
 
 /// Writes to a cache file at a position.

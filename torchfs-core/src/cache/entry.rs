@@ -402,7 +402,7 @@ impl Pin {
         };
         let work = move || {
             self.shared.remove(&evicted);
-            if let Err(error) = self.write(chunks, &data) {
+            if let Err(error) = self.write_with_room(chunks, &data) {
                 tracing::debug!(%error, "bytes are not kept in the cache");
                 count(&self.shared.counters.unkept_bytes, bytes);
                 self.shared.release(self.entry.key, bytes);
@@ -412,9 +412,24 @@ impl Pin {
         let _ = tokio::task::spawn_blocking(work).await;
     }
 
+    /// Writes if the disk has room, which other files are removed for.
+    fn write_with_room(&self, chunks: Range<u32>, data: &Bytes) -> Result<()> {
+        let bytes = data.len() as u64;
+        if !self.shared.make_disk_room(bytes) {
+            return Err(Error::new(Kind::NoSpace, "the disk of the cache is full of other things"));
+        }
+        match self.write(chunks.clone(), data) {
+            Err(error) if error.kind() == Kind::NoSpace && self.shared.evict(bytes) > 0 => self.write(chunks, data),
+            written => written,
+        }
+    }
+
     fn write(&self, chunks: Range<u32>, data: &Bytes) -> Result<()> {
-        let file = self.file_blocking()?;
-        disk::write_at(&file, data, u64::from(chunks.start) * CHUNK_BYTES)?;
+        let (file, offset) = (self.file_blocking()?, u64::from(chunks.start) * CHUNK_BYTES);
+        if let Err(error) = disk::write_at(&file, data, offset) {
+            disk::punch(&file, offset, data.len() as u64);
+            return Err(error);
+        }
         let checksums: Vec<u32> = data.chunks(CHUNK_BYTES as usize).map(crc32c::crc32c).collect();
         let complete = {
             let mut state = self.entry.state();

@@ -4,8 +4,8 @@
 //! file lies there byte for byte, so that once it is complete it can be handed to the kernel as it is. It is useful
 //! without a cluster too, over any [`ByteSource`].
 //!
-//! The rules: each byte is fetched once, however many want it; at most the given number of bytes is kept; what is open is
-//! not removed; what does not fit, or cannot be written, is read through; after a restart nothing is served that its
+//! The rules: each byte is fetched once, however many want it; at most the given number of bytes is kept, and 5 % of the
+//! disk (at most 1 GiB) are left free; what is open is not removed; what does not fit, or cannot be written, is read through; after a restart nothing is served that its
 //! checksum does not prove.
 
 mod disk;
@@ -31,6 +31,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The unit in which presence is known and checksums are kept. Part of the index format.
 pub const CHUNK_BYTES: u64 = 1024 * 1024;
+
+/// How often files are removed to get room on the disk, before it is taken to be full of other things.
+const ROOM_ROUNDS_MAX: u32 = 4;
 
 /// What a cached file is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,7 +135,7 @@ impl Cache {
         records.into_iter().for_each(|record| index.add_found(record));
         let (counters, index) = (Counters::default(), Mutex::new(index));
         let shared = Arc::new(Shared { disk, limit_bytes, index, counters });
-        let evicted = shared.index().make_room(0, limit_bytes);
+        let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
         Ok(Cache { shared })
     }
@@ -162,6 +165,12 @@ impl Cache {
         index.pin(key);
         drop(index);
         Some(Pinned::new(self.shared.clone(), entry))
+    }
+
+    /// Removes files that are not open until so many bytes are freed, as far as there are any; answers whether there was
+    /// one. For others who find the disk full. Blocks on the disk.
+    pub(crate) fn free_disk(&self, bytes: u64) -> bool {
+        self.shared.evict(bytes) > 0
     }
 
     /// What it has done and how full it is.
@@ -195,13 +204,31 @@ impl Shared {
         evicted.iter().for_each(|entry| self.disk.remove(entry.name));
     }
 
+    /// Removes files that are not open until so many bytes are freed, as far as there are any; answers how many were.
+    fn evict(&self, bytes: u64) -> u64 {
+        let (evicted, freed) = self.index().evict(bytes);
+        self.remove(&evicted);
+        freed
+    }
+
+    /// Sees that bytes can be written and the disk is not filled up by that. Blocks on the disk.
+    fn make_disk_room(&self, bytes: u64) -> bool {
+        for _ in 0..ROOM_ROUNDS_MAX {
+            let missing = self.disk.missing_bytes(bytes);
+            if missing == 0 || self.evict(missing) == 0 {
+                return missing == 0;
+            }
+        }
+        false
+    }
+
     /// Takes room for bytes of an open file, and says what has to be removed for it. `None` if there is no room even then.
     fn reserve(&self, key: CacheKey, bytes: u64) -> Option<Vec<Arc<Entry>>> {
         let mut index = self.index();
         if index.pinned_bytes + bytes > self.limit_bytes {
             return None;
         }
-        let evicted = index.make_room(bytes, self.limit_bytes);
+        let (evicted, _) = index.make_room(bytes, self.limit_bytes);
         index.grow(key, bytes);
         Some(evicted)
     }
@@ -256,19 +283,25 @@ impl Index {
     }
 
     /// Takes entries out until `bytes` more fit.
-    fn make_room(&mut self, bytes: u64, limit_bytes: u64) -> Vec<Arc<Entry>> {
-        let mut evicted = Vec::new();
-        while self.used_bytes + bytes > limit_bytes {
+    fn make_room(&mut self, bytes: u64, limit_bytes: u64) -> (Vec<Arc<Entry>>, u64) {
+        self.evict((self.used_bytes + bytes).saturating_sub(limit_bytes))
+    }
+
+    /// Takes entries out until `bytes` are freed, or none is left; and how many were.
+    fn evict(&mut self, bytes: u64) -> (Vec<Arc<Entry>>, u64) {
+        let (mut evicted, mut freed) = (Vec::new(), 0);
+        while freed < bytes {
             let slots = &self.slots;
             let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(|slot| slot.pins > 0);
             let Some(victim) = self.policy.victim(&is_pinned) else { break };
             self.policy.note(CacheEvent::Removed(victim));
             if let Some(slot) = self.slots.remove(&victim) {
                 self.used_bytes -= slot.stored_bytes;
+                freed += slot.stored_bytes;
                 evicted.push(slot.entry);
             }
         }
-        evicted
+        (evicted, freed)
     }
 }
 

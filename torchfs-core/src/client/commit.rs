@@ -11,7 +11,7 @@ use crate::ids::StripeId;
 use crate::layout::{Extent, ExtentMap, Profile, Stripe};
 use crate::meta::{Attr, AttrChange, ContentChange, MetaOp, MetaReply, SetTime};
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -140,10 +140,20 @@ impl File {
         let profile = self.open.profile()?;
         let uploads: Vec<BoxFuture<'_, _>> =
             chunks(profile, write).into_iter().map(|chunk| self.store_chunk(profile, chunk).boxed()).collect();
-        let uploaded: Vec<(Stripe, Vec<Piece>)> =
-            stream::iter(uploads).buffer_unordered(COMMIT_UPLOADS).try_collect().await?;
-        for (stripe, chunk) in &uploaded {
-            stored.add(stripe, 0, chunk);
+        let mut uploads = stream::iter(uploads).buffer_unordered(COMMIT_UPLOADS);
+        let mut uploaded = Vec::new();
+        while let Some(done) = uploads.next().await {
+            match done {
+                Ok((stripe, chunk)) => {
+                    stored.add(&stripe, 0, &chunk);
+                    uploaded.push(stripe);
+                }
+                Err(error) => {
+                    // The next commit writes all of it again.
+                    self.client.stripes().discard(&uploaded);
+                    return Err(error);
+                }
+            }
         }
         Ok(stored)
     }

@@ -38,6 +38,7 @@ use staging::Staging;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// How much of all files together is held in memory on its way into the cluster, in units of [`UPLOAD_UNIT_BYTES`].
@@ -122,7 +123,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How much the cache folder may hold; 10 GiB if not said.
+    /// How much the cache folder may hold; 10 GiB if not said. In any case 5 % of its disk are left free, at most 1 GiB.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = Some(bytes);
@@ -165,7 +166,7 @@ impl ClientBuilder {
             meta,
             stripes,
             owner: self.owner.unwrap_or_else(process),
-            staging: Staging::new(staging),
+            staging: Staging::new(staging, cache.clone()),
             uploads: Arc::new(Semaphore::new(UPLOAD_UNITS_MAX)),
             open: Mutex::default(),
             cache,
@@ -272,6 +273,13 @@ impl Client {
             }
         }
         Ok(attr)
+    }
+
+    /// Deletes what this client has stored and no file names or will name: the rest of writes that failed or were given up.
+    /// Takes at most `deadline`. Call it before the process ends; without it, and where it cannot, the cluster takes that
+    /// space back after a day. A commit that still names any of it is refused as `Stale`.
+    pub async fn give_back(&self, deadline: Duration) {
+        self.inner.stripes.give_back(deadline).await;
     }
 
     /// What the cache has done; `None` if there is none.

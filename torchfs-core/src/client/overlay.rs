@@ -275,7 +275,7 @@ mod tests {
             steps in prop::collection::vec((0u8..7, 0u64..64, 1u64..32), 1..40),
         ) {
             let mut harness = Harness {
-                staging: Staging::new("unused"),
+                staging: Staging::new("unused", None),
                 overlay: Overlay::default(),
                 model: vec![None; LEN],
                 origin: Vec::new(),

@@ -6,7 +6,10 @@
 //!
 //! A little of each file stays in memory, so that small files cost no disk. The rest of all files goes to one nameless
 //! file: one descriptor, and nothing is left behind when the process dies.
+//!
+//! It shares its disk with the cache, and goes first: when the disk is full, files leave the cache.
 
+use crate::cache::Cache;
 use crate::error::{Error, IoContext, Kind, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -23,10 +26,18 @@ pub(super) const FILE_MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 /// How much of all files may wait in memory.
 const MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
+/// How often the cache is asked for room before the disk is taken to be full of other things.
+const ROOM_ROUNDS_MAX: u32 = 8;
+
+/// The least that it is asked for, so that not every little write has to ask again.
+const ROOM_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
 /// Space for written bytes, shared by all open files of a client.
 #[derive(Debug)]
 pub(super) struct Staging {
     dir: PathBuf,
+    /// The cache on the same disk.
+    cache: Option<Cache>,
     memory_bytes: AtomicU64,
     spool: Mutex<Option<Spool>>,
 }
@@ -61,9 +72,24 @@ pub(super) enum Prefer {
 }
 
 impl Staging {
-    /// Over a folder, which need not exist yet.
-    pub fn new(dir: impl Into<PathBuf>) -> Arc<Self> {
-        Arc::new(Staging { dir: dir.into(), memory_bytes: AtomicU64::new(0), spool: Mutex::default() })
+    /// Over a folder, which need not exist yet, and the cache on the same disk.
+    pub fn new(dir: impl Into<PathBuf>, cache: Option<Cache>) -> Arc<Self> {
+        Arc::new(Staging { dir: dir.into(), cache, memory_bytes: AtomicU64::new(0), spool: Mutex::default() })
+    }
+
+    /// Does what takes `bytes` of the disk; if that is full, again with room that the cache makes.
+    fn with_room<T>(&self, bytes: usize, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        for _ in 0..ROOM_ROUNDS_MAX {
+            match work() {
+                Err(error) if error.kind() == Kind::NoSpace && self.make_room(bytes) => {}
+                done => return done,
+            }
+        }
+        work()
+    }
+
+    fn make_room(&self, bytes: usize) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.free_disk((bytes as u64).max(ROOM_BYTES_MIN)))
     }
 
     /// Space for `len` bytes.
@@ -89,7 +115,9 @@ impl Staging {
     fn take_disk(&self, len: u64) -> Result<Place> {
         let mut spool = self.spool();
         if spool.is_none() {
-            let file = nameless_file(&self.dir).map_err(|error| error.context("open a staging file"))?;
+            let file = self
+                .with_room(BLOCK_BYTES, || nameless_file(&self.dir))
+                .map_err(|error| error.context("open a staging file"))?;
             *spool = Some(Spool { file: Arc::new(file), end: 0, live_bytes: 0 });
         }
         let Some(spool) = spool.as_mut() else {
@@ -135,7 +163,7 @@ impl Block {
     /// Puts bytes into a part of the block that was not written before.
     ///
     /// # Errors
-    /// `NoSpace` if the staging folder's disk is full.
+    /// `NoSpace` if the staging folder's disk is full, and not of what the cache can do without.
     pub fn write(&self, at: usize, bytes: &[u8]) -> Result<()> {
         assert!(at + bytes.len() <= self.len(), "{} bytes at {at} of a block of {}", bytes.len(), self.len);
         match &self.place {
@@ -147,10 +175,10 @@ impl Block {
                 memory[at..at + bytes.len()].copy_from_slice(bytes);
                 Ok(())
             }
-            Place::Disk { file, at: start } => {
+            Place::Disk { file, at: start } => self.staging.with_room(bytes.len(), || {
                 let written = file.write_all_at(bytes, start + at as u64);
                 written.io(|| format!("write to the staging folder {}", self.staging.dir.display()))
-            }
+            }),
         }
     }
 
@@ -223,7 +251,7 @@ mod tests {
     #[test]
     fn blocks_keep_their_bytes_apart_and_give_space_back() {
         let dir = tempfile::tempdir().expect("folder");
-        let staging = Staging::new(dir.path().join("staging"));
+        let staging = Staging::new(dir.path().join("staging"), None);
         let blocks: Vec<_> =
             (0..8u8).map(|number| (number, staging.block(1 << 20, Prefer::Disk).expect("block"))).collect();
         for (number, block) in &blocks {
@@ -247,7 +275,7 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let dir = tempfile::tempdir().expect("folder");
-        let staging = Staging::new(dir.path());
+        let staging = Staging::new(dir.path(), None);
         let blocks: Vec<_> = (0..65).map(|_| staging.block(1 << 20, Prefer::Memory).expect("block")).collect();
         assert_eq!(blocks.iter().filter(|block| block.is_memory()).count(), 64);
         drop(blocks);

@@ -8,6 +8,7 @@ pub mod memory;
 mod op;
 mod session;
 mod types;
+mod unnamed;
 
 pub use op::{Command, IfExists, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, RenameMode, XattrMode};
 pub use session::MetaSession;

@@ -1,6 +1,7 @@
 //! One client's use of a [`MetaStore`]: numbers its requests so that retries are exactly-once, and gives each operation a
 //! typed method.
 
+use super::unnamed::Unnamed;
 use super::{
     Allocate, Allocation, Attr, AttrChange, ClusterMap, Command, Content, ContentChange, FsStat, IfExists, Listing,
     MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved, Status, XattrMode,
@@ -17,6 +18,7 @@ pub struct MetaSession {
     store: Arc<dyn MetaStore>,
     client: ClientId,
     numbers: Arc<Mutex<Numbers>>,
+    unnamed: Arc<Unnamed>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +56,12 @@ impl MetaSession {
     /// Starts a session with a fresh client id.
     #[must_use]
     pub fn new(store: Arc<dyn MetaStore>) -> Self {
-        MetaSession { store, client: ClientId::random(), numbers: Arc::default() }
+        MetaSession { store, client: ClientId::random(), numbers: Arc::default(), unnamed: Arc::default() }
+    }
+
+    /// What this client has written and no file names yet.
+    pub(crate) fn unnamed(&self) -> &Unnamed {
+        &self.unnamed
     }
 
     /// The store underneath.
@@ -81,7 +88,10 @@ impl MetaSession {
         };
         let _open = Open { session: self, sequence };
         let request = RequestId { client: self.client, sequence };
-        self.store.apply(Command { request, answered_below, op }).await
+        let naming = self.unnamed.naming(&op)?;
+        let answer = self.store.apply(Command { request, answered_below, op }).await;
+        naming.answered(&answer);
+        answer
     }
 
     async fn apply_for_attr(&self, op: MetaOp) -> Result<Attr> {

@@ -507,14 +507,17 @@ pub struct Status {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes of shards that the namespace accounts for.
+    /// Bytes of the shards that hold content of these files.
     pub stored_bytes: u64,
-    /// Stripes.
+    /// Their stripes.
     pub stripes: u64,
-    /// Stripes with less redundancy than their profile: a shard missing, bad, on a node that is down, or two on one node.
+    /// Those with less redundancy than their profile: a shard missing, bad, on a node that is down, or two on one node.
     pub degraded_stripes: u64,
-    /// Shards known to be damaged or gone.
+    /// Shards of them that are known to be damaged or gone.
     pub bad_shards: u64,
     /// The map's version.
     pub map: MapVersion,
+    /// Bytes of shards with deleted or replaced content only. The nodes delete them when nobody can be reading them any
+    /// more, see [`GARBAGE_GRACE`](crate::settings::GARBAGE_GRACE).
+    pub deleted_bytes: u64,
 }

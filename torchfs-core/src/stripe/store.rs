@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 /// Stripes that [`StripeIo::write_all`] works on at once: one is encoded while others are sent. Bounds memory to parity for so many.
 const STRIPES_IN_FLIGHT: usize = 3;
@@ -47,6 +48,7 @@ pub(super) struct Writes {
     grants: Grants,
     failed: Mutex<HashMap<NodeId, Instant>>,
     chores: Mutex<JoinSet<()>>,
+    under_way: TaskTracker,
 }
 
 impl Writes {
@@ -69,6 +71,14 @@ impl Writes {
         if chores.len() < CHORES_MAX {
             chores.spawn(chore);
         }
+    }
+
+    /// Waits for the writes under way, and for the clean-ups after them.
+    async fn settle(&self) {
+        self.under_way.close();
+        self.under_way.wait().await;
+        let mut chores = std::mem::take(&mut *self.chores.lock().unwrap_or_else(PoisonError::into_inner));
+        while chores.join_next().await.is_some() {}
     }
 }
 
@@ -105,12 +115,15 @@ impl StripeIo {
             let message = format!("{given} bytes for a stripe of {}", shape.data_bytes);
             return Err(Error::new(Kind::InvalidInput, message));
         }
+        let _under_way = self.shared.writes.under_way.token();
         let avoid = self.shared.writes.to_avoid();
         let coding = offload(given, move || code_stripe(shape, &pieces));
         let (allocation, shards) = tokio::join!(self.allocate(shape, &avoid), coding);
         let (allocation, shards) = (allocation?, shards??);
         let spread = Spread::new(shape, allocation.nodes, avoid);
-        Box::pin(Write::new(&self.shared, allocation.stripe, shape, shards, spread).run()).await
+        let stripe = Box::pin(Write::new(&self.shared, allocation.stripe, shape, shards, spread).run()).await?;
+        self.shared.meta.unnamed().add(&stripe);
+        Ok(stripe)
     }
 
     /// Writes content of any length as stripes of the profile, each as large as possible, several at a time.
@@ -150,9 +163,23 @@ impl StripeIo {
     /// Deletes the shards of stripes that no commit has named or will name, in the background and as far as possible.
     /// What is left over is garbage collected later.
     pub fn discard(&self, stripes: &[Stripe]) {
+        self.shared.meta.unnamed().forget(stripes);
         let copies: Vec<Copy> = stripes.iter().flat_map(copies_of).collect();
         if !copies.is_empty() {
             self.shared.writes.spawn_chore(delete_copies(self.shared.stores.clone(), copies));
+        }
+    }
+
+    /// Deletes the shards of everything that was written and that no file names or will name, as far as that is possible
+    /// within `deadline`. For the end of a client: a commit that still names any of it is refused as `Stale`.
+    pub async fn give_back(&self, deadline: Duration) {
+        let give_back = async {
+            self.shared.writes.settle().await;
+            let copies: Vec<Copy> = self.shared.meta.unnamed().give_back().iter().flat_map(copies_of).collect();
+            delete_copies(self.shared.stores.clone(), copies).await;
+        };
+        if tokio::time::timeout(deadline, give_back).await.is_err() {
+            tracing::debug!("shards that no file names are left to garbage collection");
         }
     }
 

@@ -253,6 +253,25 @@ async fn a_write_that_is_given_up_leaves_nothing() {
     assert_eq!(rig.shards_held(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_no_file_names_is_given_back_also_what_is_on_its_way() {
+    let rig = Rig::new(6);
+    rig.write(Profile::DEFAULT, LEN, 1).await;
+    (4..=6).for_each(|node| rig.set(node, Some(Fault::Delay(Duration::from_millis(200)))));
+    let io = rig.io.clone();
+    let write = tokio::spawn(async move { io.write(shape(), bytes(LEN, 2).into()).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    write.abort();
+    rig.io.give_back(Duration::from_secs(2)).await;
+    assert_eq!(rig.shards_held(), 0);
+    // A node that hangs does not hold up the end.
+    rig.write(Profile::DEFAULT, LEN, 3).await;
+    rig.set(1, Some(Fault::Hang));
+    let began = Instant::now();
+    rig.io.give_back(Duration::from_secs(2)).await;
+    assert_eq!((began.elapsed(), rig.shards_held()), (Duration::from_secs(2), 1));
+}
+
 #[tokio::test]
 async fn pieces_are_the_same_as_one_buffer() {
     let content = Bytes::from(bytes(LEN, 12));

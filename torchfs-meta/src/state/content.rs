@@ -87,7 +87,7 @@ pub(super) fn change(
 }
 
 /// Removes some inodes that have been without a name since before `before`, with all that is theirs.
-pub(super) fn collect_orphans(tx: &mut Tx<'_>, time: Timestamp, before: Timestamp) -> Outcome<()> {
+pub(super) fn collect_orphans(tx: &mut Tx<'_>, before: Timestamp) -> Outcome<()> {
     let mut extents = 0;
     for (key, _) in tx.scan(&[keys::ORPHANS], &keys::orphans_before(before), COLLECT_INODES_MAX)? {
         if extents >= COLLECT_EXTENTS_MAX {
@@ -96,16 +96,20 @@ pub(super) fn collect_orphans(tx: &mut Tx<'_>, time: Timestamp, before: Timestam
         let Some(ino) = keys::last_number(&key).map(InodeId) else {
             return broken(format!("orphan key {key:02x?} is too short"));
         };
-        extents += collect(tx, time, ino)?;
+        extents += collect(tx, ino)?;
         tx.delete(key);
     }
     Ok(())
 }
 
-fn collect(tx: &mut Tx<'_>, time: Timestamp, ino: InodeId) -> Outcome<usize> {
+fn collect(tx: &mut Tx<'_>, ino: InodeId) -> Outcome<usize> {
+    // Those who have it open had since then to read on: its stripes need not wait once more.
+    let Some(since) = inode::get(tx, ino)?.orphan_since else {
+        return broken(format!("inode {ino} is to be collected and has a name"));
+    };
     let (live, extents) = extent::clear(tx, ino)?;
     for (&id, &bytes) in &live {
-        stripe::adjust(tx, time, id, bytes)?;
+        stripe::adjust(tx, since, id, bytes)?;
     }
     xattr::clear(tx, ino)?;
     tx.delete(keys::inode(ino));

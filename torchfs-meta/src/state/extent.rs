@@ -55,6 +55,16 @@ pub(super) fn clear(tx: &mut Tx<'_>, ino: InodeId) -> Outcome<(LiveChange, usize
     Ok((live, count))
 }
 
+/// How many bytes of each stripe a file's extents name; and how many extents there are.
+pub(super) fn live(tx: &Tx<'_>, ino: InodeId) -> Outcome<(BTreeMap<StripeId, u64>, usize)> {
+    let (mut live, mut count) = (BTreeMap::new(), 0);
+    for (_, chunk) in load(tx, ino, 0..u64::MAX)? {
+        count += chunk.len();
+        chunk.iter().for_each(|extent| *live.entry(extent.stripe).or_default() += u64::from(extent.len));
+    }
+    Ok((live, count))
+}
+
 /// All extents of a file in order, runs that continue each other merged.
 pub(super) fn all(tx: &Tx<'_>, ino: InodeId) -> Outcome<Vec<Extent>> {
     Ok(merged(load(tx, ino, 0..u64::MAX)?.into_iter().flat_map(|(_, chunk)| chunk).collect()))

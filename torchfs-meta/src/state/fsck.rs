@@ -3,6 +3,7 @@
 use super::inode::counters;
 use super::keys;
 use super::record::{Body, Counters, Entry, Inode, StripeRecord};
+use super::stripe::garbage_bytes;
 use super::tx::{Outcome, Tx, decode};
 use super::xattr::{list_bytes, name_in};
 use crate::kv::KvRead;
@@ -207,6 +208,13 @@ impl Check {
                 flawed.insert(keys::flawed(stripe.id));
             }
         }
+        let is_trimmed =
+            |key: &Vec<u8>| self.stripes.get(&first_number(key)).is_some_and(|record| record.garbage_since.is_none());
+        let trimmed = key_set(tx, keys::TRIMMED)?.iter().all(is_trimmed);
+        self.expect(trimmed, || "a stripe that is not in use is noted as trimmed".to_owned());
+        let of_garbage = self.stripes.values().filter(|record| record.garbage_since.is_some());
+        let (bytes, counted) = (of_garbage.map(StripeRecord::stored_bytes).sum::<u64>(), garbage_bytes(tx)?);
+        self.expect(counted == bytes, || format!("{counted} bytes of garbage are counted, should be {bytes}"));
         let tables = [(keys::STRIPES_OF_NODE, of_node), (keys::FLAWED, flawed), (keys::GARBAGE, garbage)];
         for (which, expected) in tables {
             let found = key_set(tx, which)?;

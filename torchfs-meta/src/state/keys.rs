@@ -24,6 +24,7 @@ pub(super) const NODES: u8 = 0x0c;
 pub(super) const CLIENTS: u8 = 0x0d;
 pub(super) const CLIENTS_SEEN: u8 = 0x0e;
 pub(super) const ANSWERS: u8 = 0x0f;
+pub(super) const TRIMMED: u8 = 0x10;
 
 pub(super) fn cluster() -> Vec<u8> {
     vec![META, 0]
@@ -31,6 +32,10 @@ pub(super) fn cluster() -> Vec<u8> {
 
 pub(super) fn counters() -> Vec<u8> {
     vec![META, 1]
+}
+
+pub(super) fn garbage_bytes() -> Vec<u8> {
+    vec![META, 2]
 }
 
 pub(super) fn inode(ino: InodeId) -> Vec<u8> {
@@ -89,6 +94,10 @@ pub(super) fn garbage_of(node: NodeId) -> Vec<u8> {
 
 pub(super) fn garbage(node: NodeId, since: Timestamp, shard: ShardId) -> Vec<u8> {
     [&garbage_before(node, since)[..], &shard.stripe.0.to_be_bytes(), &[shard.index]].concat()
+}
+
+pub(super) fn trimmed(id: StripeId) -> Vec<u8> {
+    number(TRIMMED, id.0)
 }
 
 pub(super) fn forgotten(id: StripeId) -> Vec<u8> {

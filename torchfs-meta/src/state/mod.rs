@@ -34,7 +34,7 @@ mod xattr;
 pub use fsck::fsck;
 pub use query::query;
 pub use standalone::Standalone;
-pub use totals::{Totals, abandoned, fs_stat, garbage_shards, horizon, map, next_stripe, nodes, totals};
+pub use totals::{Totals, abandoned, fs_stat, garbage_shards, has_orphans, horizon, map, next_stripe, nodes, totals};
 
 use crate::kv::{KvRead, WriteBatch};
 use torchfs_core::meta::{Command, InternalOp, MetaOp, MetaReply, Timestamp};
@@ -130,7 +130,7 @@ fn run_internal(tx: &mut Tx<'_>, time: Timestamp, op: &InternalOp) -> Outcome<Me
         InternalOp::AdvanceHorizon { stripe } => cluster::advance_horizon(tx, *stripe).map(done),
         InternalOp::Deleted(shards) => stripe::deleted(tx, shards).map(done),
         InternalOp::Collect { before, clients_before } => {
-            content::collect_orphans(tx, time, *before)?;
+            content::collect_orphans(tx, *before)?;
             dedup::forget_clients(tx, *clients_before).map(done)
         }
         InternalOp::Damaged(shards) => stripe::mark_bad(tx, shards).map(done),

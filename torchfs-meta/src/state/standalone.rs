@@ -120,6 +120,7 @@ impl Standalone {
             degraded_stripes: totals.degraded_stripes,
             bad_shards: totals.bad_shards,
             map: map.version,
+            deleted_bytes: totals.deleted_bytes,
         })
     }
 

@@ -108,6 +108,9 @@ fn a_file_is_made_read_overwritten_and_collected() {
     machine.run(MetaOp::Internal(collect)).expect("collects");
     machine.sound();
     assert_eq!(query(&machine.kv, &MetaQuery::Attr(attr.ino)).expect_err("gone").kind(), Kind::NotFound);
+    // Who had it open had since the unlink to read on; no second wait begins with the collection.
+    let unlinked = garbage_shards(&machine.kv, NodeId(1), time(101), 9).expect("reads");
+    assert_eq!(unlinked.len(), 2, "{unlinked:?}");
     let op = MetaOp::Rename {
         parent: InodeId::ROOT,
         name: name("a"),

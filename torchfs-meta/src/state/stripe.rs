@@ -132,17 +132,33 @@ fn distinct_nodes(stripe: &Stripe) -> Vec<NodeId> {
     nodes
 }
 
-/// Adds to the live bytes of a stripe that is not garbage; at zero it becomes garbage.
+/// Adds to the live bytes of a stripe that is not garbage; at zero it becomes garbage. `time` is when those who have the bytes
+/// open could still open them last: it is garbage since the latest of these times.
 pub(super) fn adjust(tx: &mut Tx<'_>, time: Timestamp, id: StripeId, bytes: i64) -> Outcome<()> {
     let mut record = get_named(tx, id)?;
     let Some(live_bytes) = record.live_bytes.checked_add_signed(bytes) else {
         return broken(format!("stripe {id} has {} live bytes, {bytes} are to be added", record.live_bytes));
     };
     record.live_bytes = live_bytes;
+    let trimmed = if bytes < 0 { tx.get::<Timestamp>(&keys::trimmed(id))? } else { None };
+    let last = trimmed.map_or(time, |trimmed| trimmed.max(time));
     if live_bytes == 0 {
-        become_garbage(tx, time, &mut record)?;
+        tx.delete(keys::trimmed(id));
+        become_garbage(tx, last, &mut record)?;
+    } else if bytes < 0 && trimmed != Some(last) {
+        tx.put(keys::trimmed(id), &last)?;
     }
     tx.put(keys::stripe(id), &record)
+}
+
+/// Bytes of the shards of garbage that are not deleted yet.
+pub(super) fn garbage_bytes(tx: &Tx<'_>) -> Outcome<u64> {
+    Ok(tx.get(&keys::garbage_bytes())?.unwrap_or(0))
+}
+
+fn edit_garbage_bytes(tx: &mut Tx<'_>, edit: impl FnOnce(u64) -> u64) -> Outcome<()> {
+    let bytes = edit(garbage_bytes(tx)?);
+    tx.put(keys::garbage_bytes(), &bytes)
 }
 
 fn become_garbage(tx: &mut Tx<'_>, time: Timestamp, record: &mut StripeRecord) -> Outcome<()> {
@@ -158,6 +174,7 @@ fn become_garbage(tx: &mut Tx<'_>, time: Timestamp, record: &mut StripeRecord) -
         }
     }
     let (stored, bad) = (record.stored_bytes(), u64::from(record.bad.count_ones()));
+    edit_garbage_bytes(tx, |bytes| bytes + stored)?;
     edit_counters(tx, |counters: &mut Counters| {
         counters.stripes -= 1;
         counters.stored_bytes -= stored;
@@ -190,6 +207,8 @@ pub(super) fn deleted(tx: &mut Tx<'_>, shards: &[ShardId]) -> Outcome<()> {
         let Some(since) = record.garbage_since else { continue };
         let Some(node) = record.stripe.nodes.get_mut(usize::from(shard.index)).and_then(Option::take) else { continue };
         tx.delete(keys::garbage(node, since, shard));
+        let len = record.stripe.shape.shard_len(usize::from(shard.index)) as u64;
+        edit_garbage_bytes(tx, |bytes| bytes.saturating_sub(len))?;
         if record.stripe.nodes.iter().any(Option::is_some) {
             tx.put(keys::stripe(shard.stripe), &record)?;
         } else {

@@ -1,6 +1,7 @@
 //! What the metadata node asks of the state beside the clients' queries: nodes, totals, garbage, the horizon.
 
 use super::cluster::cluster_id;
+use super::extent;
 use super::inode::{self, counters};
 use super::keys;
 use super::record::{Body, Counters};
@@ -14,33 +15,79 @@ use torchfs_core::{InodeId, NodeId, Result, ShardId, StripeId};
 /// Keys that one scan brings.
 const PAGE: usize = 4096;
 
-/// Running totals for the status of the cluster.
+/// Inodes without a name, and extents of them, that are looked at to tell deleted content from that of files with a name.
+/// Of more, deleted at once, the rest counts as stored until it is collected: a status must not take seconds.
+const ORPHANS_COUNTED_MAX: usize = 50_000;
+const ORPHAN_EXTENTS_COUNTED_MAX: usize = 100_000;
+
+/// Totals for the status of the cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Regular files that have a name.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes of the shards of all stripes that some file names.
+    /// Bytes of the shards of all stripes that a file with a name names.
     pub stored_bytes: u64,
     /// How many such stripes there are.
     pub stripes: u64,
-    /// Stripes with less redundancy than their profile asks for, given the nodes that are down.
+    /// Those of them with less redundancy than their profile asks for, given the nodes that are down.
     pub degraded_stripes: u64,
-    /// Shards known to be damaged or gone.
+    /// Shards of them that are known to be damaged or gone.
     pub bad_shards: u64,
+    /// Bytes of the shards of all other stripes.
+    pub deleted_bytes: u64,
 }
 
-/// The totals. Counts the stripes of each node in `down` one by one; the rest is kept running.
+/// The totals. Counts the stripes of each node in `down`, and those of deleted files, one by one; the rest is kept running.
 ///
 /// # Errors
 /// If the store fails, or the cluster is not founded.
 pub fn totals(view: &dyn KvRead, down: &BTreeSet<NodeId>) -> Result<Totals> {
     let tx = Tx::new(view);
     let Counters { files, bytes, stored_bytes, stripes, bad_shards, .. } = counters(&tx)?;
-    let degraded_stripes = degraded(&tx, down)?.len() as u64;
+    let mut degraded = degraded(&tx, down)?;
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    Ok(Totals { files, bytes, stored_bytes, stripes, degraded_stripes, bad_shards })
+    let deleted_bytes = stripe::garbage_bytes(&tx)?;
+    let mut totals = Totals { files, bytes, stored_bytes, stripes, degraded_stripes: 0, bad_shards, deleted_bytes };
+    for (id, bytes) in of_orphans(&tx)? {
+        let record = stripe::get_named(&tx, id)?;
+        // Otherwise a file that has a name is in it too.
+        if record.live_bytes == bytes {
+            totals.stripes -= 1;
+            totals.stored_bytes -= record.stored_bytes();
+            totals.bad_shards -= u64::from(record.bad.count_ones());
+            totals.deleted_bytes += record.stored_bytes();
+            degraded.remove(&id.0);
+        }
+    }
+    totals.degraded_stripes = degraded.len() as u64;
+    Ok(totals)
+}
+
+/// How many bytes of each stripe inodes without a name still name.
+fn of_orphans(tx: &Tx<'_>) -> Outcome<BTreeMap<StripeId, u64>> {
+    let (mut all, mut extents) = (BTreeMap::new(), 0);
+    for (key, _) in tx.scan(&[keys::ORPHANS], &keys::end_of(&[keys::ORPHANS]), ORPHANS_COUNTED_MAX)? {
+        let Some(ino) = keys::last_number(&key).map(InodeId) else {
+            return broken(format!("orphan key {key:02x?} is too short"));
+        };
+        let (live, count) = extent::live(tx, ino)?;
+        live.into_iter().for_each(|(id, bytes)| *all.entry(id).or_default() += bytes);
+        extents += count;
+        if extents > ORPHAN_EXTENTS_COUNTED_MAX {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// Whether there are inodes that lost their last name before a time.
+///
+/// # Errors
+/// If the store fails.
+pub fn has_orphans(view: &dyn KvRead, before: Timestamp) -> Result<bool> {
+    Ok(!Tx::new(view).scan(&[keys::ORPHANS], &keys::orphans_before(before), 1)?.is_empty())
 }
 
 fn degraded(tx: &Tx<'_>, down: &BTreeSet<NodeId>) -> Outcome<BTreeSet<u64>> {

@@ -33,6 +33,7 @@ pub(super) async fn accounting(case: Case) {
     case.meta.commit(b, nothing).await.expect("commits");
     let now = status(&case).await;
     assert_eq!((now.bytes, now.stripes, now.stored_bytes, now.bad_shards, now.degraded_stripes), (0, 0, 0, 0, 0));
+    assert_eq!(now.deleted_bytes, 3000, "it is not used any more, and still there for those who have it open");
     // Garbage does not come back.
     super::refused(case.meta.commit(a, lay(&packed, 0, 400)).await, Kind::Stale);
     let mut degraded = case.stripe(1000).await;
@@ -44,6 +45,24 @@ pub(super) async fn accounting(case: Case) {
     let asked = MetaQuery::Abandoned(vec![packed.id, degraded.id]);
     let answer = case.store().query(asked).await.expect("answers");
     assert_eq!(answer, crate::meta::MetaAnswer::Stripes(Vec::new()));
+    // A file that is deleted does not count, although it can still be read; a stripe that another file is in does.
+    let shared = case.stripe(1000).await;
+    let c = case.file(ROOT, "c").await;
+    case.meta.commit(c, lay(&shared, 0, 400)).await.expect("commits");
+    let whole = case.stripe(1000).await;
+    let both = ContentChange {
+        extents: [lay(&shared, 0, 600).extents, lay(&whole, 600, 100).extents].concat(),
+        stripes: vec![shared, whole],
+        ..ContentChange::nothing()
+    };
+    let d = case.file(ROOT, "d").await;
+    case.meta.commit(d, both).await.expect("commits");
+    for gone in ["a", "d"] {
+        case.meta.unlink(ROOT, name(gone)).await.expect("unlinks");
+    }
+    let now = status(&case).await;
+    assert_eq!((now.files, now.stripes, now.stored_bytes, now.degraded_stripes), (1, 1, 3000, 0));
+    assert_eq!(now.deleted_bytes, 3000 + 2000 + 3000);
 }
 
 pub(super) async fn nodes(case: Case) {

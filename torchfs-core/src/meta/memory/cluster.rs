@@ -131,7 +131,9 @@ impl Model {
 
     pub(super) fn status(&self) -> Status {
         let files = || self.named().filter(|attr| attr.kind == FileKind::File);
-        let live = || self.stripes.values().filter(|known| known.garbage_since.is_none());
+        let in_use = self.in_use();
+        let live = || self.stripes.values().filter(|known| in_use.contains(&known.stripe.id));
+        let deleted = self.stripes.values().filter(|known| !in_use.contains(&known.stripe.id));
         let bytes: u128 = files().map(|attr| u128::from(attr.size)).sum();
         let load = |id| self.loads.get(&id).copied();
         let store = |record: &NodeRecord| StoreStatus { record: record.clone(), load: load(record.id) };
@@ -147,6 +149,7 @@ impl Model {
             degraded_stripes: live().filter(|known| self.is_degraded(known)).count() as u64,
             bad_shards: live().map(|known| known.bad.len() as u64).sum(),
             map: MapVersion(self.map_version),
+            deleted_bytes: deleted.map(stored_bytes).sum(),
         }
     }
 

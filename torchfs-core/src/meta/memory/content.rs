@@ -1,13 +1,13 @@
 //! Content and stripes.
 
 use super::names::{at, check_time};
-use super::{Known, Model, fail};
+use super::{Inode, Known, Model, fail};
 use crate::error::{Kind, Result};
 use crate::ids::{InodeId, ShardId, StripeId, Version};
 use crate::layout::{Extent, Stripe};
-use crate::meta::{Attr, Content, ContentChange, FileKind, MetaAnswer};
+use crate::meta::{Attr, Content, ContentChange, FileKind, MetaAnswer, Timestamp};
 use crate::settings::FILE_BYTES_MAX;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What can be seen from the change alone.
 pub(super) fn check(change: &ContentChange) -> Result<()> {
@@ -103,7 +103,13 @@ impl Model {
     /// Makes a checked change.
     pub(super) fn change_content(&mut self, ino: InodeId, change: &ContentChange) -> Result<()> {
         for stripe in &change.stripes {
-            let known = || Known { stripe: stripe.clone(), bad: BTreeSet::new(), garbage_since: None };
+            let known = || Known {
+                stripe: stripe.clone(),
+                bad: BTreeSet::new(),
+                garbage_since: None,
+                live_bytes: 0,
+                trimmed: None,
+            };
             self.stripes.entry(stripe.id).or_insert_with(known);
         }
         let now = self.now;
@@ -118,17 +124,38 @@ impl Model {
         inode.size = inode.size.max(reach).max(change.size_min);
         inode.version = Version(inode.version.0 + 1);
         (inode.mtime, inode.ctime) = (at(change.mtime, now), now);
-        self.find_garbage();
+        self.count_live(now);
         Ok(())
     }
 
-    /// Finds the stripes that no extent names any more.
-    pub(super) fn find_garbage(&mut self) {
-        let extents = self.inodes.values().flat_map(|inode| inode.extents.extents());
-        let live: BTreeSet<StripeId> = extents.map(|extent| extent.stripe).collect();
-        for (_, known) in self.stripes.iter_mut().filter(|(id, _)| !live.contains(id)) {
-            known.garbage_since.get_or_insert(self.now);
+    /// Removes the inodes that lost their last name before a time.
+    pub(super) fn collect(&mut self, before: Timestamp) {
+        let orphans = self.inodes.iter().filter_map(|(&ino, inode)| Some((inode.orphan_since?, ino)));
+        for (since, ino) in orphans.filter(|(since, _)| *since < before).collect::<BTreeSet<_>>() {
+            self.inodes.remove(&ino);
+            // Those who had it open had the time since then to read on.
+            self.count_live(since);
         }
+    }
+
+    /// Counts what is left of each stripe after a change, and finds those that no extent names any more: garbage since
+    /// their last bytes went, which readers know as `time`.
+    fn count_live(&mut self, time: Timestamp) {
+        let live = live_bytes(self.inodes.values());
+        for (id, known) in &mut self.stripes {
+            let before = std::mem::replace(&mut known.live_bytes, live.get(id).copied().unwrap_or(0));
+            if known.live_bytes < before {
+                known.trimmed = known.trimmed.max(Some(time));
+            }
+            if known.live_bytes == 0 {
+                known.garbage_since = known.garbage_since.or(known.trimmed).or(Some(time));
+            }
+        }
+    }
+
+    /// The stripes that hold content of files with a name.
+    pub(super) fn in_use(&self) -> BTreeSet<StripeId> {
+        live_bytes(self.inodes.values().filter(|inode| inode.orphan_since.is_none())).into_keys().collect()
     }
 
     pub(super) fn open(&self, ino: InodeId) -> Result<MetaAnswer> {
@@ -176,4 +203,13 @@ impl Model {
         let given_up = |id: &&StripeId| **id < self.horizon || self.forgotten.contains(id);
         stripes.iter().filter(given_up).filter(|id| !self.stripes.contains_key(id)).copied().collect()
     }
+}
+
+/// How many bytes of each stripe the extents of some inodes name.
+fn live_bytes<'a>(inodes: impl Iterator<Item = &'a Inode>) -> BTreeMap<StripeId, u64> {
+    let mut live = BTreeMap::new();
+    for extent in inodes.flat_map(|inode| inode.extents.extents()) {
+        *live.entry(extent.stripe).or_default() += u64::from(extent.len);
+    }
+    live
 }

@@ -138,6 +138,9 @@ struct Known {
     stripe: Stripe,
     bad: BTreeSet<usize>,
     garbage_since: Option<Timestamp>,
+    live_bytes: u64,
+    /// When it last lost some of its live bytes.
+    trimmed: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -236,8 +239,7 @@ impl Model {
             }
             InternalOp::Deleted(shards) => self.deleted(shards).map(done),
             InternalOp::Collect { before, clients_before } => {
-                self.inodes.retain(|_, inode| inode.orphan_since.is_none_or(|since| since >= *before));
-                self.find_garbage();
+                self.collect(*before);
                 self.clients.retain(|_, client| client.seen >= *clients_before);
                 Ok(MetaReply::Done)
             }
