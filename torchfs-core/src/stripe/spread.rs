@@ -123,10 +123,11 @@ impl Spread {
         &self.nodes
     }
 
-    /// Whether the stripe could have been stored if nodes without space had had some.
-    pub(super) fn space_is_why(&self) -> bool {
+    /// Whether the stripe could have been stored if nodes without space had had some: those that refused it, and so many that
+    /// were no choice.
+    pub(super) fn space_is_why(&self, others: usize) -> bool {
         let is_full = |node: &&NodeId| self.failed.get(node).is_some_and(|error| error.kind() == crate::Kind::NoSpace);
-        let full = self.nodes.iter().filter(is_full).count();
+        let full = self.nodes.iter().filter(is_full).count() + others;
         let usable = self.nodes.iter().filter(|node| !self.failed.contains_key(node)).count() + full;
         let would_do = match self.compare_with_needed(usable) {
             Ordering::Greater => true,
@@ -259,8 +260,9 @@ mod tests {
         let full_disk = || Error::new(Kind::NoSpace, "full");
         let mut spread = Spread::new(full(), nodes(&[1, 2, 3, 4]), Vec::new());
         spread.fail(0, NodeId(1), full_disk());
-        assert!(spread.space_is_why());
+        assert!(spread.space_is_why(0));
         spread.fail(0, NodeId(2), Error::new(Kind::Io, "broken"));
-        assert!(!spread.space_is_why());
+        assert!(!spread.space_is_why(0));
+        assert!(spread.space_is_why(1), "a node that had no room from the beginning");
     }
 }

@@ -12,8 +12,8 @@ use crate::erasure;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{NodeId, ShardId, StripeId};
 use crate::layout::{Profile, Stripe, StripeShape};
-use crate::meta::{Allocate, Allocation, NodeState};
-use crate::shard::{ShardStores, no_space};
+use crate::meta::{Allocate, Allocation, NodeState, StoreStatus};
+use crate::shard::{ShardStores, no_space, node_is_full};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
@@ -515,16 +515,24 @@ impl<'a> Write<'a> {
     async fn failure(&mut self) -> Error {
         let profile = self.shape.profile;
         let message = format!("stripe {} ({profile}) cannot be stored on enough nodes", self.id);
-        if self.spread.space_is_why() {
+        // Nodes that were no choice: they are down, or have no room.
+        let mut others = known_nodes(self.shared).await;
+        others.retain(|node| !self.spread.nodes().contains(&node.record.id));
+        let (up, down): (Vec<_>, Vec<_>) = others.iter().partition(|node| node.record.state == NodeState::Up);
+        if self.spread.space_is_why(up.len()) {
             let failed = self.spread.failed().iter().map(|(&node, error)| (node, error.clone()));
-            return no_space(failed).context(message);
+            let load = |node: &StoreStatus| node.load.unwrap_or_default();
+            let full = up.iter().map(|node| {
+                let load = load(node);
+                (node.record.id, node_is_full(load.used_bytes, load.capacity_bytes))
+            });
+            return no_space(failed.chain(full)).context(message);
         }
         let failed = self.spread.failed().iter().map(|(node, error)| format!("node {node}: {error}"));
         let pending = self.shards.iter().flat_map(|shard| &shard.sending_to);
         let hanging = pending.map(|node| format!("node {node}: no answer yet"));
         let mut reasons: Vec<String> = failed.chain(hanging).collect();
-        let down = nodes_down(self.shared).await.into_iter().filter(|node| !self.spread.nodes().contains(node));
-        reasons.extend(down.map(|node| format!("node {node}: down")));
+        reasons.extend(down.iter().map(|node| format!("node {}: not up", node.record.id)));
         reasons.dedup();
         if reasons.is_empty() {
             let (have, wanted) = (self.spread.nodes().len(), usize::from(profile.data) + 1);
@@ -534,9 +542,8 @@ impl<'a> Write<'a> {
     }
 }
 
-/// Nodes that are known to be down, as far as metadata answers at once.
-async fn nodes_down(shared: &Shared) -> Vec<NodeId> {
-    let map = tokio::time::timeout(EXPLAIN_DEADLINE, shared.meta.map()).await;
-    let nodes = map.ok().and_then(Result::ok).map(|map| map.nodes).unwrap_or_default();
-    nodes.into_iter().filter(|node| node.state == NodeState::Down).map(|node| node.id).collect()
+/// The nodes and how full they are, as far as metadata answers at once.
+async fn known_nodes(shared: &Shared) -> Vec<StoreStatus> {
+    let status = tokio::time::timeout(EXPLAIN_DEADLINE, shared.meta.status()).await;
+    status.ok().and_then(Result::ok).map(|status| status.stores).unwrap_or_default()
 }
