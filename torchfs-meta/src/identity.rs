@@ -246,7 +246,7 @@ fn parse(text: &str, folder: &Path) -> Result<(Identity, bool)> {
         return Err(Error::new(Kind::Protocol, message));
     }
     let end = text.rfind("checksum ").ok_or_else(damaged)?;
-    if text[end..] != format!("checksum {:08x}\n", crc32c::crc32c(text[..end].as_bytes())) {
+    if text[end..] != format!("checksum {:08x}\n", crc32c::crc32c(&text.as_bytes()[..end])) {
         return Err(damaged());
     }
     let number = |text: &str| text.parse().map(MetaId).map_err(|_| damaged());
