@@ -54,6 +54,8 @@ pub enum Verb {
     Mount(Mount),
     /// Unmount, and wait until everything is committed; cleans up after a killed mount
     Umount(Umount),
+    /// Show what a mount on this machine has done: opens, hits and misses of its cache, requests and how long they took
+    Stats(Stats),
     /// Copy files and folders into TorchFS
     Put(Put),
     /// Copy files and folders out of TorchFS
@@ -95,6 +97,7 @@ impl Verb {
             Verb::Store(_) => "store",
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
+            Verb::Stats(_) => "stats",
             Verb::Put(_) => "put",
             Verb::Get(_) => "get",
             Verb::Ls(_) => "ls",
@@ -246,6 +249,27 @@ pub struct Umount {
     /// Where it is mounted
     #[arg(required = true, value_name = "MOUNTPOINT")]
     pub mountpoints: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs stats                                    of the only mount on this machine
+  torchfs stats /mnt/torchfs --watch               what happens, a line per second
+  torchfs stats /mnt/torchfs --json | jq .cache
+
+Programs can read the same JSON from MOUNTPOINT/.torchfs/stats. Counters begin when the mount does. A read is a hit when
+it did not wait for storage.")]
+pub struct Stats {
+    /// Where it is mounted [default: the only mount there is]
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: Option<PathBuf>,
+    /// What happens from now on, a line every SECONDS, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+    /// As a JSON object; with --watch one on each line
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -53,6 +53,7 @@ pub mod folder;
 mod ids;
 pub mod layout;
 pub mod meta;
+pub mod observe;
 pub mod placement;
 pub mod rpc;
 pub mod settings;

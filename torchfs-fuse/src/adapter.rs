@@ -25,7 +25,6 @@ use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use torchfs_core::meta::{IfExists, NewKind, RenameMode, XattrMode};
-use torchfs_core::{InodeId, Result};
 
 /// The largest write the kernel sends at once.
 const WRITE_BYTES_MAX: u32 = 1024 * 1024;
@@ -230,6 +229,12 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let how = how(request, flags);
+        if let Some(opened) = self.open_special(ino, how) {
+            return match opened {
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO),
+                Err(errno) => reply.error(errno),
+            };
+        }
         self.answer(
             "open",
             |volume| async move {
@@ -576,20 +581,5 @@ impl Filesystem for Adapter {
         reply: ReplyPoll,
     ) {
         reply.error(Errno::ENOSYS);
-    }
-}
-
-impl Adapter {
-    fn make(
-        &self,
-        what: &'static str,
-        parent: INodeNo,
-        name: &OsStr,
-        inode: Result<torchfs_core::meta::NewInode>,
-        reply: ReplyEntry,
-    ) {
-        let name = convert::name(name);
-        let parent: InodeId = convert::ino(parent);
-        self.answer(what, |volume| async move { volume.make(parent, name?, inode?).await }, reply_entry(reply));
     }
 }

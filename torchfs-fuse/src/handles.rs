@@ -3,6 +3,7 @@
 
 use crate::caller::{Caller, Writers};
 use crate::io_mode::{IoMode, IoModes};
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,6 +87,7 @@ struct Tables {
     files: HashMap<u64, OpenFile>,
     inodes: HashMap<InodeId, OpenInode>,
     dirs: HashMap<u64, Arc<OpenDir>>,
+    texts: HashMap<u64, Bytes>,
     known: HashMap<InodeId, Known>,
 }
 
@@ -161,6 +163,22 @@ impl Handles {
             }
         }
         Some(closed)
+    }
+
+    /// A new handle on a text that stays as it is while it is open.
+    pub fn insert_text(&self, text: Bytes) -> u64 {
+        let number = self.number();
+        self.tables().texts.insert(number, text);
+        number
+    }
+
+    pub fn text(&self, number: u64) -> Option<Bytes> {
+        self.tables().texts.get(&number).cloned()
+    }
+
+    /// Closes a handle on a text, if it is one.
+    pub fn remove_text(&self, number: u64) -> bool {
+        self.tables().texts.remove(&number).is_some()
     }
 
     pub fn insert_dir(&self, ino: InodeId) -> u64 {

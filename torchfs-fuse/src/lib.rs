@@ -22,11 +22,14 @@ mod errno;
 mod handles;
 mod io_mode;
 mod reply;
+mod special;
+mod stats;
 mod unmount;
 mod volume;
 
 pub use errno::errno;
-pub use unmount::{InUse, clean_dead, unmount};
+pub use stats::MountStats;
+pub use unmount::{InUse, clean_dead, mountpoints, unmount};
 
 use adapter::Adapter;
 use fuser::{Config, MountOption, Session, SessionACL};

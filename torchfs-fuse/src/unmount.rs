@@ -151,11 +151,22 @@ impl Mount {
     }
 }
 
+/// Where TorchFS is mounted on this machine, in the order of mounting.
+///
+/// # Errors
+/// If the operating system does not tell.
+pub fn mountpoints() -> Result<Vec<PathBuf>> {
+    Ok(mounts()?.into_iter().filter(Mount::is_ours).map(|mount| mount.point).collect())
+}
+
+fn mounts() -> Result<Vec<Mount>> {
+    let mounts = std::fs::read("/proc/self/mountinfo").io(|| "read /proc/self/mountinfo")?;
+    Ok(mounts.split(|&byte| byte == b'\n').filter_map(Mount::parse).collect())
+}
+
 /// The topmost mount on a folder.
 fn mounted_on(point: &Path) -> Result<Option<Mount>> {
-    let mounts = std::fs::read("/proc/self/mountinfo").io(|| "read /proc/self/mountinfo")?;
-    let lines = mounts.split(|&byte| byte == b'\n');
-    Ok(lines.filter_map(Mount::parse).rfind(|mount| mount.point == point))
+    Ok(mounts()?.into_iter().rfind(|mount| mount.point == point))
 }
 
 /// The kernel writes blanks, line breaks and backslashes as three octal digits.

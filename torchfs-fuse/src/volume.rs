@@ -6,11 +6,14 @@
 use crate::caller::Caller;
 use crate::handles::{Handles, OpenDir, OpenFile, Pages};
 use crate::io_mode::{IoMode, Whole};
+use crate::special::Special;
+use crate::stats::MountStats;
 use fuser::BackingId;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
     Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
 };
@@ -76,13 +79,50 @@ pub struct ListedEntry<'a> {
 pub struct Volume {
     client: Client,
     pub handles: Handles,
-    /// Whether the kernel takes local files to read by itself, as far as is known.
-    passthrough: AtomicBool,
+    /// Why the kernel takes no local files to read by itself, once that is known.
+    passthrough_refused: OnceLock<String>,
+    opens: AtomicU64,
+    passthrough_opens: AtomicU64,
+    began: (Instant, SystemTime),
 }
 
 impl Volume {
     pub fn new(client: Client) -> Self {
-        Volume { client, handles: Handles::default(), passthrough: AtomicBool::new(true) }
+        Volume {
+            client,
+            handles: Handles::default(),
+            passthrough_refused: OnceLock::new(),
+            opens: AtomicU64::new(0),
+            passthrough_opens: AtomicU64::new(0),
+            began: (Instant::now(), SystemTime::now()),
+        }
+    }
+
+    fn stats(&self, operations_in_flight: u64) -> MountStats {
+        MountStats {
+            uptime_seconds: self.began.0.elapsed().as_secs(),
+            opens: self.opens.load(Ordering::Relaxed),
+            passthrough_opens: self.passthrough_opens.load(Ordering::Relaxed),
+            passthrough_refused: self.passthrough_refused.get().cloned(),
+            operations_in_flight,
+            cache: self.client.cache_stats(),
+            requests: self.client.request_stats(),
+        }
+    }
+
+    /// open(2) of what is in `.torchfs`; `None` for all other inodes.
+    pub fn open_special(&self, ino: InodeId, how: OpenHow, operations_in_flight: u64) -> Option<Result<u64>> {
+        let special = Special::of(ino)?;
+        if how.writer.is_some() {
+            return Some(Special::refuse(ino).map(|()| 0));
+        }
+        let text = match special {
+            Special::Folder => return Some(Err(Error::new(Kind::IsDirectory, "this is a folder"))),
+            Special::Version => Ok(env!("CARGO_PKG_VERSION").to_owned()),
+            Special::Stats => serde_json::to_string_pretty(&self.stats(operations_in_flight)),
+        };
+        let text = text.map_err(|error| Error::caused(Kind::Io, "write the stats as JSON", error));
+        Some(text.map(|text| self.handles.insert_text((text + "\n").into())))
     }
 
     /// Attributes for the kernel, which is taken to know them from now on.
@@ -100,10 +140,16 @@ impl Volume {
     }
 
     pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
+        if let Some(special) = Special::lookup(parent, &name) {
+            return special.map(|special| special.attr(self.began.1));
+        }
         Ok(self.tell(self.client.meta().lookup(parent, name).await?))
     }
 
     pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
+        if let Some(special) = Special::of(ino) {
+            return Ok(special.attr(self.began.1));
+        }
         match self.client.meta().attr(ino).await {
             Ok(attr) => Ok(self.tell(attr)),
             // Collected while it is still open here.
@@ -116,6 +162,7 @@ impl Volume {
     }
 
     pub async fn set_attr(&self, ino: InodeId, change: Change, handle: Option<u64>) -> Result<Answer> {
+        Special::refuse(ino)?;
         if let Some(size) = change.size {
             self.truncate(ino, size, handle).await?;
         }
@@ -156,6 +203,7 @@ impl Volume {
     }
 
     pub async fn make(&self, parent: InodeId, name: Name, inode: NewInode) -> Result<Attr> {
+        Special::refuse_name(parent, &name)?;
         self.client.meta().create(parent, name, inode, IfExists::Fail).await
     }
 
@@ -168,6 +216,7 @@ impl Volume {
         if_exists: IfExists,
         how: OpenHow,
     ) -> Result<(Attr, Opened)> {
+        Special::refuse_name(parent, &name)?;
         let file = self.client.create_inode(parent, name, inode, if_exists).await?;
         let opened =
             self.opened(Opening { file: file.clone(), how, whole: None }, |_| Err(ErrorKind::Unsupported.into()));
@@ -191,7 +240,7 @@ impl Volume {
         let at_rest = || SystemTime::from(attr.mtime).elapsed().is_ok_and(|age| age >= AT_REST);
         if how.writer.is_some()
             || attr.size < PASSTHROUGH_BYTES_MIN
-            || !self.passthrough.load(Ordering::Relaxed)
+            || self.passthrough_refused.get().is_some()
             || !at_rest()
         {
             return None;
@@ -215,9 +264,13 @@ impl Volume {
             mode
         });
         if let Some(reason) = refused
-            && self.passthrough.swap(false, Ordering::Relaxed)
+            && self.passthrough_refused.set(reason.to_string()).is_ok()
         {
             tracing::info!("the kernel does not read cached files by itself ({reason}); reads go through this process");
+        }
+        self.opens.fetch_add(1, Ordering::Relaxed);
+        if matches!(open.io, IoMode::Passthrough(_)) {
+            self.passthrough_opens.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(writer) = how.writer {
             open.add_writer(writer);
@@ -233,6 +286,10 @@ impl Volume {
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {
+        if let Some(text) = self.handles.text(handle) {
+            let start = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+            return Ok(text.slice(start..text.len().min(start.saturating_add(len))));
+        }
         self.handles.file(handle)?.file.read_at(offset, len).await
     }
 
@@ -245,6 +302,9 @@ impl Volume {
     /// close(2) of any descriptor of the handle: commits what was changed through it. A process that only inherited the
     /// descriptor says nothing about whether its parent is done.
     pub async fn flush(&self, handle: u64, caller: Caller) -> Result<()> {
+        if self.handles.text(handle).is_some() {
+            return Ok(());
+        }
         let open = self.handles.file(handle)?;
         if open.may_be_written_by(caller) && open.take_changed() { self.commit_changed(&open).await } else { Ok(()) }
     }
@@ -267,6 +327,9 @@ impl Volume {
 
     /// The last reference to a handle is gone. What a memory mapping wrote after close(2) is committed here.
     pub async fn release(&self, handle: u64) -> Result<()> {
+        if self.handles.remove_text(handle) {
+            return Ok(());
+        }
         match self.handles.remove_file(handle) {
             Some(open) if open.take_changed() => self.commit(&open.file).await,
             _ => Ok(()),
@@ -295,18 +358,24 @@ impl Volume {
     }
 
     pub async fn unlink(&self, parent: InodeId, name: Name) -> Result<()> {
+        Special::refuse_name(parent, &name)?;
         self.client.meta().unlink(parent, name).await.map(drop)
     }
 
     pub async fn rmdir(&self, parent: InodeId, name: Name) -> Result<()> {
+        Special::refuse_name(parent, &name)?;
         self.client.meta().rmdir(parent, name).await
     }
 
     pub async fn rename(&self, from: (InodeId, Name), to: (InodeId, Name), mode: RenameMode) -> Result<()> {
+        Special::refuse_name(from.0, &from.1)?;
+        Special::refuse_name(to.0, &to.1)?;
         self.client.meta().rename(from, to, mode).await.map(drop)
     }
 
     pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<Attr> {
+        Special::refuse(ino)?;
+        Special::refuse_name(parent, &name)?;
         Ok(self.tell(self.client.meta().link(ino, parent, name).await?))
     }
 
@@ -319,19 +388,27 @@ impl Volume {
     }
 
     pub async fn set_xattr(&self, ino: InodeId, name: Name, value: Vec<u8>, mode: XattrMode) -> Result<()> {
+        Special::refuse(ino)?;
         check_xattr_name(&name, Kind::Unsupported)?;
         self.client.meta().set_xattr(ino, name, value, mode).await
     }
 
     pub async fn xattr(&self, ino: InodeId, name: Name) -> Result<Vec<u8>> {
+        if Special::of(ino).is_some() {
+            return Err(Error::new(Kind::NoAttribute, "what is in .torchfs has no attributes"));
+        }
         self.client.meta().xattr(ino, name).await
     }
 
     pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<Name>> {
+        if Special::of(ino).is_some() {
+            return Ok(Vec::new());
+        }
         self.client.meta().xattrs(ino).await
     }
 
     pub async fn remove_xattr(&self, ino: InodeId, name: Name) -> Result<()> {
+        Special::refuse(ino)?;
         check_xattr_name(&name, Kind::NoAttribute)?;
         self.client.meta().remove_xattr(ino, name).await
     }
@@ -344,6 +421,10 @@ impl Volume {
         mut take: impl FnMut(ListedEntry<'_>) -> bool,
     ) -> Result<()> {
         let dir = self.handles.dir(handle)?;
+        if Special::of(dir.ino).is_some() {
+            list_special(offset, self.began.1, take);
+            return Ok(());
+        }
         let mut pages = dir.pages.lock().await;
         if offset == 0 {
             *pages = Pages { parent: Some(self.client.meta().parent(dir.ino).await?.ino), ..Pages::default() };
@@ -412,6 +493,18 @@ impl Volume {
         pages.entries = listing.entries;
         pages.page = page;
         Ok(())
+    }
+}
+
+/// Gives the entries of `.torchfs` to `take`.
+fn list_special(offset: u64, since: SystemTime, mut take: impl FnMut(ListedEntry<'_>) -> bool) {
+    let folder = |name, ino| (name, ino, FileKind::Directory, None);
+    let dots = [folder(".", Special::Folder.ino()), folder("..", InodeId::ROOT)];
+    let files = Special::FILES.map(|(file, name)| (name, file.ino(), FileKind::File, Some(file.attr(since))));
+    for (next, (name, ino, kind, attr)) in (1..).zip(dots.into_iter().chain(files)) {
+        if next > offset && take(ListedEntry { ino, kind, name: name.as_bytes(), next, attr }) {
+            return;
+        }
     }
 }
 

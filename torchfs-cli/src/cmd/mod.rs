@@ -16,6 +16,7 @@ mod policy;
 mod put;
 mod rm;
 mod stat;
+mod stats;
 mod status;
 mod store;
 mod tree;
@@ -65,6 +66,7 @@ async fn dispatch(cli: Cli) -> Outcome {
 async fn file_verb(global: &Global, verb: Verb) -> Outcome {
     match verb {
         Verb::Get(args) => get::run(global, args).await,
+        Verb::Stats(args) => stats::run(args).await,
         Verb::Ls(args) => ls::run(global, args).await,
         Verb::Cat(args) => cat::run(global, args).await,
         Verb::Stat(args) => stat::run(global, args).await,

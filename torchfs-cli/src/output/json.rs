@@ -15,6 +15,15 @@ pub fn write(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
+/// Writes a value as JSON on one line.
+///
+/// # Errors
+/// Of the writer.
+pub fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    writeln!(out)
+}
+
 /// Bytes as a JSON string can hold them: lossy text, and all the bytes in hexadecimal if they are not UTF-8.
 #[derive(Debug, Serialize)]
 pub struct Text {

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use disk::{Disk, Record};
 use entry::Entry;
 use policy::{CacheEvent, EvictionPolicy};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -55,7 +56,7 @@ pub trait ByteSource: Debug + Send + Sync + 'static {
 }
 
 /// What the cache has done since it was opened, and how full it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheStats {
     /// Reads that were answered from the disk alone.
     pub hits: u64,

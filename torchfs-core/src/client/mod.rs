@@ -29,6 +29,7 @@ use crate::ids::{ClusterId, InodeId, Version};
 use crate::meta::{
     Attr, AttrChange, Content, FileKind, FsStat, IfExists, MetaSession, MetaStore, Name, NewInode, SetTime, Status,
 };
+use crate::observe::{Observed, RequestStats, Requests};
 use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
@@ -68,6 +69,7 @@ struct Inner {
     uploads: Arc<Semaphore>,
     open: Mutex<OpenFiles>,
     cache: Option<Cache>,
+    requests: Arc<Requests>,
 }
 
 /// The files that are open now, by inode.
@@ -154,7 +156,9 @@ impl ClientBuilder {
     /// # Errors
     /// If the cache folder cannot be used.
     pub async fn over(self, meta: Arc<dyn MetaStore>, stores: Arc<dyn ShardStores>) -> Result<Client> {
-        let meta = MetaSession::new(meta);
+        let requests = Arc::<Requests>::default();
+        let meta = MetaSession::new(Arc::new(Observed { requests: requests.clone(), inner: meta }));
+        let stores = Arc::new(Observed { requests: requests.clone(), inner: stores });
         let stripes = StripeIo::new(meta.clone(), stores);
         let process = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let cache = match &self.cache_dir {
@@ -170,6 +174,7 @@ impl ClientBuilder {
             uploads: Arc::new(Semaphore::new(UPLOAD_UNITS_MAX)),
             open: Mutex::default(),
             cache,
+            requests,
         };
         Ok(Client { inner: Arc::new(inner) })
     }
@@ -286,6 +291,12 @@ impl Client {
     #[must_use]
     pub fn cache_stats(&self) -> Option<CacheStats> {
         self.inner.cache.as_ref().map(Cache::stats)
+    }
+
+    /// What was asked of the cluster so far, and how long it took.
+    #[must_use]
+    pub fn request_stats(&self) -> RequestStats {
+        self.inner.requests.stats()
     }
 
     /// How full the file system is.

@@ -1,0 +1,83 @@
+//! What a mount says of itself in `.torchfs`.
+
+use serde_json::Value;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use torchfs_tests::{Mount, Noise, mounted_or_skip};
+
+fn stats(mount: &Mount) -> Value {
+    let text = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn number(stats: &Value, pointer: &str) -> u64 {
+    stats.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {pointer} in {stats}"))
+}
+
+/// By how much a counter grew.
+fn grown(before: &Value, after: &Value, pointer: &str) -> u64 {
+    number(after, pointer) - number(before, pointer)
+}
+
+#[test]
+fn reading_again_is_a_hit_and_asks_no_storage_node() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(7).bytes(300_000);
+    let source = cluster.dir().join("source");
+    fs::write(&source, &content).expect("writes");
+    cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
+    let begin = stats(&mount);
+    assert!(fs::read(mount.join("file")).expect("reads") == content);
+    let first = stats(&mount);
+    assert_eq!(grown(&begin, &first, "/opens"), 1, "reading the stats is not counted");
+    assert!(grown(&begin, &first, "/cache/misses") >= 1, "{first}");
+    assert_eq!(grown(&begin, &first, "/cache/storage_bytes"), 300_000);
+    assert!(
+        grown(&begin, &first, "/requests/storage_reads/requests") >= 1
+            && number(&first, "/requests/storage_reads/p99_us") > 0
+    );
+
+    // The kernel's own pages of it are forgotten, so that the mount is asked.
+    let file = fs::File::open(mount.join("file")).expect("opens");
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advises");
+    assert!(fs::read(mount.join("file")).expect("reads") == content);
+    let second = stats(&mount);
+    assert!(grown(&first, &second, "/cache/hits") >= 1, "{second}");
+    for nothing in ["/cache/misses", "/cache/storage_bytes", "/requests/storage_reads/requests"] {
+        assert_eq!(grown(&first, &second, nothing), 0, "{nothing}");
+    }
+
+    let point = mount.path().to_str().expect("UTF-8").to_owned();
+    let shown: Value = serde_json::from_str(&cluster.torchfs(["stats", &point, "--json"]).ok()).expect("JSON");
+    assert_eq!(shown.pointer("/cache"), second.pointer("/cache"));
+    let text = cluster.torchfs(["stats", &point]).ok();
+    assert!(text.contains("storage reads") && text.contains("hits"), "{text}");
+}
+
+#[test]
+fn the_folder_is_in_no_listing_and_cannot_be_changed() {
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
+    let names = |path: &str| {
+        let entries = fs::read_dir(mount.join(path)).expect("lists");
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect::<Vec<_>>()
+    };
+    fs::write(mount.join("file"), "x").expect("writes");
+    assert_eq!(names(""), ["file"]);
+    assert_eq!(names(".torchfs"), ["stats", "version"]);
+    let version = fs::read_to_string(mount.join(".torchfs/version")).expect("reads");
+    assert_eq!(version.trim(), env!("CARGO_PKG_VERSION"));
+
+    let refused =
+        |result: std::io::Result<()>| assert_eq!(result.expect_err("refused").kind(), ErrorKind::PermissionDenied);
+    let (folder, file) = (mount.join(".torchfs"), mount.join("file"));
+    refused(fs::write(folder.join("stats"), "x"));
+    refused(fs::write(folder.join("new"), "x"));
+    refused(fs::remove_file(folder.join("stats")));
+    refused(fs::rename(&file, folder.join("stats")));
+    refused(fs::rename(folder.join("stats"), &file));
+    refused(fs::hard_link(folder.join("version"), mount.join("link")));
+    refused(fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)));
+    assert_eq!(fs::create_dir(&folder).expect_err("is there").kind(), ErrorKind::AlreadyExists);
+    assert_eq!(fs::read_to_string(&file).expect("reads"), "x");
+}

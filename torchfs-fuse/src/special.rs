@@ -1,0 +1,91 @@
+//! `.torchfs`, a folder at the root of every mount that is in no listing: what the mount says of itself. It is this mount's
+//! alone; nothing of it is in the cluster.
+
+use std::time::SystemTime;
+use torchfs_core::meta::{Attr, FileKind, Name, Timestamp};
+use torchfs_core::{Error, InodeId, Kind, Result, Version};
+
+/// Its name.
+const FOLDER: &[u8] = b".torchfs";
+
+/// Metadata counts inodes from 1 up and gets nowhere near.
+const FIRST_INODE: u64 = u64::MAX - 16;
+
+/// The folder and what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    Folder,
+    /// Counters, as JSON.
+    Stats,
+    /// The version of this program, as text.
+    Version,
+}
+
+impl Special {
+    pub const FILES: [(Special, &'static str); 2] = [(Special::Stats, "stats"), (Special::Version, "version")];
+
+    pub fn ino(self) -> InodeId {
+        InodeId(FIRST_INODE + self as u64)
+    }
+
+    pub fn of(ino: InodeId) -> Option<Special> {
+        [Special::Folder, Special::Stats, Special::Version].into_iter().find(|special| special.ino() == ino)
+    }
+
+    /// What a name means, if this folder has to do with it.
+    pub fn lookup(parent: InodeId, name: &Name) -> Option<Result<Special>> {
+        if parent == InodeId::ROOT && name.as_bytes() == FOLDER {
+            return Some(Ok(Special::Folder));
+        }
+        Special::of(parent)?;
+        let found = Special::FILES.into_iter().find(|(_, own)| own.as_bytes() == name.as_bytes());
+        Some(found.map(|(file, _)| file).ok_or_else(|| Error::new(Kind::NotFound, format!(".torchfs has no {name}"))))
+    }
+
+    /// Refuses to change a name in or of the folder.
+    ///
+    /// # Errors
+    /// `NotPermitted`.
+    pub fn refuse_name(parent: InodeId, name: &Name) -> Result<()> {
+        match Special::lookup(parent, name) {
+            None => Ok(()),
+            Some(_) => Err(Error::new(Kind::NotPermitted, ".torchfs is this mount's own folder")),
+        }
+    }
+
+    /// Refuses to change what is in the folder.
+    ///
+    /// # Errors
+    /// `NotPermitted`.
+    pub fn refuse(ino: InodeId) -> Result<()> {
+        match Special::of(ino) {
+            None => Ok(()),
+            Some(_) => Err(Error::new(Kind::NotPermitted, ".torchfs is this mount's own folder")),
+        }
+    }
+
+    /// Of something that is there since the mount.
+    pub fn attr(self, since: SystemTime) -> Attr {
+        let time = Timestamp::from(since);
+        let (kind, mode, nlink) =
+            if self == Special::Folder { (FileKind::Directory, 0o555, 2) } else { (FileKind::File, 0o444, 1) };
+        Attr {
+            ino: self.ino(),
+            kind,
+            mode,
+            nlink,
+            uid: 0,
+            gid: 0,
+            // As in /proc: it is known when it is read.
+            size: 0,
+            allocated: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            version: Version::NEW,
+            rdev: 0,
+            xattr_bytes: 0,
+            profile: None,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What a mount tells of its work in `.torchfs/stats`.
+
+use serde::{Deserialize, Serialize};
+use torchfs_core::cache::CacheStats;
+use torchfs_core::observe::RequestStats;
+
+/// Counters since the mount began. As JSON, fields may be added; none changes its meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountStats {
+    /// Seconds since it was mounted.
+    pub uptime_seconds: u64,
+    /// Files opened.
+    pub opens: u64,
+    /// How many of those the kernel reads from the cache by itself.
+    pub passthrough_opens: u64,
+    /// Why the kernel reads none by itself, if it cannot.
+    pub passthrough_refused: Option<String>,
+    /// Operations of the kernel that wait for an answer.
+    pub operations_in_flight: u64,
+    /// The disk cache, if there is one.
+    pub cache: Option<CacheStats>,
+    /// Requests to the cluster.
+    pub requests: RequestStats,
+}
