@@ -78,6 +78,15 @@ impl Durable {
         }
     }
 
+    /// Work that ends with an fsync of bytes that somebody relies on: any failure poisons.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write(&self, what: &std::path::Path, work: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
+        let result = self.injected().and_then(|()| work());
+        result.io(|| format!("write and fdatasync {}", what.display())).map_err(|error| self.poison_with(error))
+    }
+
     /// Makes the names in a folder durable, together with everyone else who waits for it.
     ///
     /// # Errors

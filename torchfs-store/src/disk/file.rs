@@ -39,10 +39,9 @@ enum Wait {
 ///
 /// # Errors
 /// Of the operating system; the file may be there in part.
-pub fn write(path: &Path, header: &Header, data: &[u8], direct: &Buffers) -> Result<File> {
+pub fn write(path: &Path, head: &[u8; HEADER_BYTES], data: &[u8], direct: &Buffers) -> Result<File> {
     let file = File::create_new(path).io(|| format!("make {}", path.display()))?;
-    let head = header.encode();
-    let mut written = direct.write(&file, [&head, data]).io(|| format!("write {}", path.display()))?;
+    let mut written = direct.write(&file, [head, data]).io(|| format!("write {}", path.display()))?;
     while written < HEADER_BYTES + data.len() {
         let slices = [
             IoSlice::new(&head[written.min(HEADER_BYTES)..]),

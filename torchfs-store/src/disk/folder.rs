@@ -6,6 +6,7 @@
 //! tmp/                  shards being written; emptied at start
 //! data/<13 hex>/        the shards of 4096 successive stripes; the name is the first 13 of the 16 digits of their ids
 //!   <16 hex>-<2 dec>    one shard
+//! journal/segment-<n>   small shards that may not be durable in data/ yet
 //! ```
 //! Successive stripes share a folder, so that one fsync of a folder serves many puts, and names in order are ids in order.
 
@@ -107,6 +108,18 @@ impl Folder {
         self.root.join("tmp")
     }
 
+    /// Where the journal's segments are.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// A segment of the journal.
+    #[must_use]
+    pub fn segment(&self, number: u64) -> PathBuf {
+        self.root.join(format!("journal/segment-{number}"))
+    }
+
     /// The folder of a group.
     #[must_use]
     pub fn group(&self, group: Group) -> PathBuf {
@@ -177,7 +190,10 @@ fn list<T: Ord>(path: &Path, parse: impl Fn(&str) -> Option<T>) -> Result<Listed
 }
 
 /// Makes a folder and its parents for good.
-fn make_folder(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// Of the operating system.
+pub fn make_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
     }

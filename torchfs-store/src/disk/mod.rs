@@ -1,7 +1,8 @@
 //! The disk engine: [`DiskStore`], one storage node's shards as plain immutable files.
 //!
 //! A put is checked, gets its room reserved, is written to `tmp/`, fdatasynced, renamed to its name, and acknowledged when
-//! the folder that holds the name is fsynced. So after a power cut a shard is whole or absent, and what was acknowledged
+//! the folder that holds the name is fsynced; a small shard is acknowledged when a record of it is durable in the
+//! [journal], and its file is fsynced later. So after a power cut a shard is whole or absent, and what was acknowledged
 //! is there. Nothing is ever changed in place, and no file stays open between requests.
 
 mod damage;
@@ -11,6 +12,7 @@ mod file;
 mod folder;
 mod format;
 mod identity;
+mod journal;
 mod meter;
 mod scan;
 mod space;
@@ -25,6 +27,7 @@ use crate::disk::damage::Damage;
 use crate::disk::durable::Durable;
 use crate::disk::file::Expected;
 use crate::disk::folder::{Folder, Group};
+use crate::disk::journal::{Journal, Shape};
 use crate::disk::meter::Meter;
 use crate::disk::space::Space;
 use async_trait::async_trait;
@@ -61,6 +64,9 @@ const HEADERS_AT_ONCE: usize = 64;
 /// handing them to another thread and back.
 const CACHED_READ_BYTES_MAX: u32 = 256 * 1024;
 
+/// Names that are taken or given up at once: enough that puts seldom wait for each other.
+const NAME_SLOTS: usize = 256;
+
 /// The shards of one storage node on a file system. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DiskStore(Arc<Inner>);
@@ -71,6 +77,7 @@ struct Inner {
     identity: Mutex<Identity>,
     space: Arc<Space>,
     durable: Durable,
+    journal: Arc<Journal>,
     direct: direct::Buffers,
     damage: Damage,
     meter: Meter,
@@ -79,7 +86,7 @@ struct Inner {
     /// Groups whose folder exists for good.
     groups: Mutex<HashSet<Group>>,
     /// One slot per shard id (by hash): held while a name is taken or given up.
-    names: [Mutex<()>; 64],
+    names: [Mutex<()>; NAME_SLOTS],
     temp_number: AtomicU64,
 }
 
@@ -90,8 +97,13 @@ impl DiskStore {
     /// `InvalidInput` for a folder that holds something else, `Exists` for one that is in use, `Protocol` for
     /// another format version, `Corrupt` for a damaged identity file, or of the operating system.
     pub fn open(path: &Path, capacity: impl Into<Capacity>) -> Result<Self> {
+        Self::open_shaped(path, capacity.into(), Shape::default())
+    }
+
+    fn open_shaped(path: &Path, capacity: Capacity, shape: Shape) -> Result<Self> {
         let (folder, identity) = Folder::open(path)?;
-        let space = Arc::new(Space::new(folder.root(), capacity.into())?);
+        let segments = journal::replay(&folder, identity, &shape)?;
+        let space = Arc::new(Space::new(folder.root(), capacity)?);
         let damage = Damage::default();
         let groups = scan::count(&folder, &space, &damage)?;
         let inner = Inner {
@@ -99,6 +111,7 @@ impl DiskStore {
             identity: Mutex::new(identity),
             space,
             durable: Durable::default(),
+            journal: Arc::new(Journal::new(shape, segments)),
             direct: direct::Buffers::default(),
             damage,
             meter: Meter::default(),
@@ -108,7 +121,9 @@ impl DiskStore {
             names: std::array::from_fn(|_| Mutex::default()),
             temp_number: AtomicU64::new(0),
         };
-        Ok(DiskStore(Arc::new(inner)))
+        let inner = Arc::new(inner);
+        journal::start_worker(&inner)?;
+        Ok(DiskStore(inner))
     }
 
     /// Where it is.
@@ -218,12 +233,22 @@ impl DiskStore {
             let _writes = self.0.writes.acquire_many(WRITES_MAX as u32).await;
             self.0.reads.close();
             self.0.writes.close();
+            self.close_journal().await;
             self.0.folder.unlock();
         };
         if tokio::time::timeout(SHARD_DEADLINE, idle).await.is_err() {
             self.0.reads.close();
             self.0.writes.close();
             warn!("the disk of {} hangs; its folder stays locked", self.root().display());
+        }
+    }
+
+    /// Leaves nothing to replay, if the disk lets it.
+    async fn close_journal(&self) {
+        let inner = self.0.clone();
+        let done = tokio::task::spawn_blocking(move || journal::close(&inner)).await;
+        if let Ok(Err(error)) = done {
+            warn!(%error, "the next start of {} replays its journal", self.root().display());
         }
     }
 
@@ -316,6 +341,12 @@ impl Inner {
     fn temp_path(&self, shard: ShardId) -> PathBuf {
         let number = self.temp_number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.folder.temp().join(format!("{shard}.{number}"))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.journal.stop();
     }
 }
 

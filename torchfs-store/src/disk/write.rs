@@ -4,6 +4,7 @@ use super::Inner;
 use super::file::{self, Expected};
 use super::folder::Group;
 use super::format::{HEADER_BYTES, Header, is_shard_length};
+use super::journal::{JOURNALED_SHARD_BYTES_MAX, Record, Recorded};
 use super::space::Reservation;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,14 +26,19 @@ pub fn put(inner: &Inner, shard: ShardId, data: &[u8], checksums: Vec<u32>) -> R
     verify_blocks(data, &checksums).context(|| format!("shard {shard} on arrival"))?;
     inner.durable.check()?;
     let new = New { inner, expected, path: inner.folder.shard(shard), data };
-    // Looked at before writing only to spare the work; what decides is the look in `take_name`.
+    // Looked at before writing only to spare the work; what decides is the look when the name is taken.
     if let Held::Same = new.held()? {
         return new.sync_name();
     }
     let reservation = inner.space.reserve((HEADER_BYTES + data.len()) as u64)?;
-    let header = Header { cluster: expected.cluster, shard, bytes: data.len() as u32, checksums };
+    let header = Header { cluster: expected.cluster, shard, bytes: data.len() as u32, checksums }.encode();
     let temp = Temp(inner.temp_path(shard));
     let written = file::write(&temp.0, &header, data, &inner.direct)?;
+    let reservation = match data.len() <= JOURNALED_SHARD_BYTES_MAX {
+        true => new.put_journaled(&temp.0, &header, reservation)?,
+        false => Some(reservation),
+    };
+    let Some(reservation) = reservation else { return Ok(()) };
     inner.durable.sync_file(&written, &temp.0)?;
     drop(written);
     new.take_name(&temp.0, reservation)?;
@@ -46,6 +52,7 @@ pub fn put(inner: &Inner, shard: ShardId, data: &[u8], checksums: Vec<u32>) -> R
 pub fn delete(inner: &Inner, shard: ShardId) -> Result<()> {
     let path = inner.folder.shard(shard);
     let _name = inner.name_of(shard);
+    let _recorded = record_delete(inner, shard)?;
     let removed = fs::symlink_metadata(&path).and_then(|metadata| {
         fs::remove_file(&path)?;
         Ok(metadata.len())
@@ -59,6 +66,18 @@ pub fn delete(inner: &Inner, shard: ShardId) -> Result<()> {
         Err(error) if error.kind() == Kind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Sees to it that the journal does not bring back the shard that is about to be deleted.
+fn record_delete(inner: &Inner, shard: ShardId) -> Result<Option<Recorded<'_>>> {
+    if !inner.journal.would_put(shard) {
+        return Ok(None);
+    }
+    let recorded = inner.journal.append(&inner.durable, &Record::delete(shard))?;
+    if recorded.is_none() {
+        inner.journal.forget(shard)?;
+    }
+    Ok(recorded)
 }
 
 /// A temp file, removed on drop unless it was renamed.
@@ -105,21 +124,50 @@ impl New<'_> {
         }
     }
 
-    /// Renames the temp file to the shard's name. A damaged file under the name is replaced: its bytes cannot be had
-    /// back, and the new ones are known to be what their writer sent.
+    /// Makes the shard durable by the journal, then renames the temp file to its name. Gives the reservation back if the
+    /// journal has no room; nothing has happened then.
+    fn put_journaled(
+        &self,
+        temp: &Path,
+        header: &[u8; HEADER_BYTES],
+        reservation: Reservation,
+    ) -> Result<Option<Reservation>> {
+        // Held over the append: the order of the records of a shard is the order in which its name is taken.
+        let _name = self.inner.name_of(self.shard());
+        let held = self.held()?;
+        if let Held::Same = held {
+            return self.sync_name().map(|()| None);
+        }
+        let record = Record::put(self.shard(), header, self.data);
+        let Some(_recorded) = self.inner.journal.append(&self.inner.durable, &record)? else {
+            return Ok(Some(reservation));
+        };
+        self.rename(temp)?;
+        self.count(&held, reservation);
+        Ok(None)
+    }
+
+    /// Renames the durable temp file to the shard's name.
     fn take_name(&self, temp: &Path, reservation: Reservation) -> Result<()> {
         let _name = self.inner.name_of(self.shard());
         let held = self.held()?;
         if let Held::Same = held {
             return Ok(());
         }
+        self.inner.journal.forget_delete(self.shard())?;
         self.rename(temp)?;
+        self.count(&held, reservation);
+        Ok(())
+    }
+
+    /// The shard has its name. A damaged file under it was replaced: its bytes could not be had back, and the new ones are
+    /// known to be what their writer sent.
+    fn count(&self, held: &Held, reservation: Reservation) {
         reservation.keep();
         if let Held::Damaged(file_bytes) = held {
-            self.inner.space.remove(file_bytes);
+            self.inner.space.remove(*file_bytes);
             self.inner.damage.gone(self.shard());
         }
-        Ok(())
     }
 
     fn rename(&self, temp: &Path) -> Result<()> {
