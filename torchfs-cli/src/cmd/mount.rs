@@ -10,18 +10,18 @@ use crate::signal::asked_to_stop;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use torchfs_core::{Client, IoContext};
+use torchfs_core::{Client, IoContext, Kind};
 use torchfs_fuse::{MountOptions, Mounted, clean_dead, mount};
 
 /// How long the first request to a new mount may take.
 const USABLE_DEADLINE: Duration = Duration::from_secs(10);
 
 pub async fn run(global: &Global, args: Mount) -> Outcome {
-    if args.background {
-        return background::start(global, &args).await;
-    }
     if args.fake {
         return Ok(());
+    }
+    if args.background {
+        return background::start(global, &args).await;
     }
     if args.serve_background {
         return background::serve(global, &args).await;
@@ -40,7 +40,11 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
     let metas = metas(global)?;
     let cache_dir = cache_dir(args, &mountpoint)?;
     let client = Client::builder().metas(metas.clone()).cache_dir(cache_dir).cache_bytes(args.cache_size().0);
-    let client = client.connect().await.map_err(|error| cannot_connect(error, &metas))?;
+    let client = client.connect().await.map_err(|error| match error.kind() {
+        // Of the cache folder, not of a connection.
+        Kind::Conflict => error.into(),
+        _ => cannot_connect(error, &metas),
+    })?;
     let options = MountOptions { read_only: args.is_read_only(), ..MountOptions::default() };
     let allow_other = args.allow_other().unwrap_or(options.allow_other);
     let mounted = mount(client, &mountpoint, MountOptions { allow_other, ..options })?;

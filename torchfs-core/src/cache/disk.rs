@@ -189,7 +189,10 @@ fn take_lock(dir: &Path) -> Result<File> {
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let message = format!("the cache folder {} is in use: choose another one (--cache-dir)", dir.display());
+            let message = format!(
+                "the cache folder {} is in use, most likely by another mount of the same: choose another one (--cache-dir)",
+                dir.display()
+            );
             Err(Error::new(Kind::Conflict, message))
         }
         Err(error) => Err(Error::io(format!("lock {}", path.display()), error.into())),

@@ -535,8 +535,8 @@ impl<'a> Write<'a> {
         reasons.extend(down.iter().map(|node| format!("node {}: not up", node.record.id)));
         reasons.dedup();
         if reasons.is_empty() {
-            let (have, wanted) = (self.spread.nodes().len(), usize::from(profile.data) + 1);
-            reasons.push(format!("{have} nodes take writes, at least {wanted} are wanted"));
+            let least = usize::from(profile.data) + usize::from(profile.parity < 2);
+            reasons.push(format!("{} nodes take writes, at least {least} are needed", self.spread.nodes().len()));
         }
         Error::new(Kind::Unavailable, format!("{message}: {}; see 'torchfs status'", reasons.join("; ")))
     }

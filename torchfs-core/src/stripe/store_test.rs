@@ -140,7 +140,7 @@ async fn k_nodes_are_enough_and_fewer_are_not() {
 
     let error = Rig::new(3).io.write(shape(), bytes(LEN, 4).into()).await.expect_err("fewer than k");
     assert_eq!(error.kind(), Kind::Unavailable);
-    assert!(error.to_string().contains("3 nodes take writes, at least 5 are wanted"), "{error}");
+    assert!(error.to_string().contains("3 nodes take writes, at least 4 are needed"), "{error}");
     let mirror = StripeShape::for_content(Profile::new(2, 1).expect("profile"), LEN as u64);
     let error = Rig::new(2).io.write(mirror, bytes(LEN, 4).into()).await.expect_err("no node may be lost");
     assert_eq!(error.kind(), Kind::Unavailable);

@@ -163,6 +163,14 @@ impl Consensus {
         match ready {
             Ok(read) => Ok(read.committed_leader_id().term),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(lack))) => {
+                let answering: Vec<String> = lack.got.iter().map(u64::to_string).collect();
+                let message = format!(
+                    "only metadata node {} answers, and that is no majority: start the others",
+                    answering.join(" and ")
+                );
+                Err(Refused::Failed(Error::new(Kind::Unavailable, message)))
+            }
             Err(error) => Err(unavailable(&error)),
         }
     }

@@ -37,6 +37,9 @@ pub async fn start(global: &Global, args: &Mount) -> Outcome {
         }
     };
     if said == USABLE {
+        if !global.quiet {
+            eprintln!("mounted on {}; what goes wrong is told in {}", mountpoint.display(), log.display());
+        }
         return Ok(());
     }
     Err(decode(&said).unwrap_or_else(|| {
