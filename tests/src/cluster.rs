@@ -332,6 +332,13 @@ impl Cluster {
         wait_until("the metadata node ends", || node.try_wait().expect("it can be asked").is_some());
     }
 
+    /// Kills a metadata node with SIGKILL, unless it has ended by itself.
+    pub fn end_meta(&mut self, number: usize) {
+        let mut node = self.metas[number].take().expect("it was started");
+        let _ = node.kill();
+        node.wait().expect("a child can be waited for");
+    }
+
     /// Kills a storage node with SIGKILL.
     pub fn kill_store(&mut self, number: usize) {
         kill(self.stores[number].take());

@@ -114,7 +114,7 @@ impl StoreNode {
         let (addr, store) = (membership.addr.clone(), membership.store.clone());
 
         let (_, cluster) = watch::channel(Some(registration.cluster));
-        let server = Server::new(cluster).store(Arc::new(store.clone()));
+        let server = Server::new(cluster).node(registration.node).store(Arc::new(store.clone()));
         tasks.spawn(server.run(listener, stop.child_token()));
         let collector = gc::run(store.clone(), membership.meta.clone(), horizon_seen);
         tasks.spawn(stop.clone().run_until_cancelled_owned(collector));

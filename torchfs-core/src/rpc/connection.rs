@@ -1,11 +1,12 @@
 //! A client's connection to one service of one address: dialled when needed, shared by all requests, replaced when lost.
 
 use super::admission::Admission;
+use super::handshake::Peer;
 use super::quiet::Quiet;
 use super::transport::{Incoming, Outgoing, Transport};
 use super::{Service, handshake, socket};
 use crate::error::{Error, Kind, Result};
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, NodeId};
 use crate::settings::{CONNECT_DEADLINE, CONNECTION_REQUESTS_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +39,7 @@ pub(super) struct Connection<Req, Resp> {
     addr: String,
     service: Service,
     cluster: watch::Receiver<Option<ClusterId>>,
+    node: Option<NodeId>,
     state: Mutex<State<Req, Resp>>,
 }
 
@@ -87,7 +89,12 @@ where
     /// Nothing is dialled yet. A peer that belongs to another than the watched cluster is refused.
     pub(super) fn new(addr: String, service: Service, cluster: watch::Receiver<Option<ClusterId>>) -> Self {
         let state = Mutex::new(State { live: Arc::default(), failure: None });
-        Connection { addr, service, cluster, state }
+        Connection { addr, service, cluster, node: None, state }
+    }
+
+    /// Refuses the peer if it is another storage node than this.
+    pub(super) fn of_node(self, node: NodeId) -> Self {
+        Connection { node: Some(node), ..self }
     }
 
     /// `host:port`.
@@ -183,8 +190,8 @@ where
     }
 
     async fn greet(&self, mut stream: TcpStream) -> Result<Live<Req, Resp>> {
-        let ours = *self.cluster.borrow();
-        let cluster = handshake::greet(&mut stream, &self.addr, self.service, ours).await?;
+        let wanted = Peer { cluster: *self.cluster.borrow(), node: self.node };
+        let cluster = handshake::greet(&mut stream, &self.addr, self.service, wanted).await?;
         let transport: Transport<_, Response<Resp>, ClientMessage<Req>> = Transport::new(stream, Admission::default());
         let heard = transport.heard();
         let mut config = Config::default();

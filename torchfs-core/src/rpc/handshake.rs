@@ -5,7 +5,7 @@
 
 use super::{PROTOCOL_VERSION, Service};
 use crate::error::{Error, Kind, Result};
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, NodeId};
 use crate::settings::CONNECT_DEADLINE;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -16,8 +16,16 @@ const MAGIC: [u8; 8] = *b"TORCHFS\0";
 /// protocol answer at once, so that a wrong address is not noticed only by a deadline.
 const HELLO_BYTES: usize = 8 + 2 + 1 + 1 + 16 + 4;
 
-/// Magic, version, offered services as bits, whether a cluster follows, cluster.
-const WELCOME_BYTES: usize = 8 + 2 + 1 + 1 + 16;
+/// Magic, version, offered services as bits, whether a cluster follows, cluster, number of the storage node or 0.
+const WELCOME_BYTES: usize = 8 + 2 + 1 + 1 + 16 + 4;
+
+/// Who a server says it is, and whom a client wants: what one side does not know is not compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) cluster: Option<ClusterId>,
+    /// Which storage node. An address may be another node's by now.
+    pub(super) node: Option<NodeId>,
+}
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +40,7 @@ struct Hello {
 struct Welcome {
     version: u16,
     offered: u8,
-    cluster: Option<ClusterId>,
+    peer: Peer,
 }
 
 fn cluster_bytes(cluster: Option<ClusterId>) -> [u8; 17] {
@@ -73,14 +81,17 @@ impl Welcome {
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&self.version.to_le_bytes());
         bytes[10] = self.offered;
-        bytes[11..].copy_from_slice(&cluster_bytes(self.cluster));
+        bytes[11..28].copy_from_slice(&cluster_bytes(self.peer.cluster));
+        bytes[28..].copy_from_slice(&self.peer.node.map_or(0, |node| node.0).to_le_bytes());
         bytes
     }
 
     /// Of the bytes behind the magic.
     fn parse(bytes: [u8; WELCOME_BYTES - 8]) -> Self {
         let version = u16::from_le_bytes([bytes[0], bytes[1]]);
-        Welcome { version, offered: bytes[2], cluster: cluster_of(&bytes[3..]) }
+        let node = u32::from_le_bytes([bytes[20], bytes[21], bytes[22], bytes[23]]);
+        let node = (node > 0).then_some(NodeId(node));
+        Welcome { version, offered: bytes[2], peer: Peer { cluster: cluster_of(&bytes[3..20]), node } }
     }
 }
 
@@ -88,7 +99,7 @@ fn bit(service: u8) -> u8 {
     1u8.checked_shl(service.into()).unwrap_or(0)
 }
 
-fn differ(one: Option<ClusterId>, other: Option<ClusterId>) -> Option<(ClusterId, ClusterId)> {
+fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<(T, T)> {
     one.zip(other).filter(|(one, other)| one != other)
 }
 
@@ -96,14 +107,14 @@ fn differ(one: Option<ClusterId>, other: Option<ClusterId>) -> Option<(ClusterId
 ///
 /// # Errors
 /// `Protocol` if the peer is something else, another version, or another kind of node; `WrongCluster` naming both; `Unavailable`
-/// if the connection ends or nothing comes within the deadline. Each names `addr`.
+/// if it is another storage node, the connection ends or nothing comes within the deadline. Each names `addr`.
 pub(super) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     addr: &str,
     service: Service,
-    cluster: Option<ClusterId>,
+    wanted: Peer,
 ) -> Result<Option<ClusterId>> {
-    let hello = Hello { version: PROTOCOL_VERSION, service: service as u8, cluster };
+    let hello = Hello { version: PROTOCOL_VERSION, service: service as u8, cluster: wanted.cluster };
     let welcome = timeout(CONNECT_DEADLINE, exchange(stream, addr, hello)).await.map_err(|_| {
         let message = format!(
             "{addr} accepted the connection but said nothing for {} s; is it a TorchFS node?",
@@ -122,11 +133,15 @@ pub(super) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
         let message = format!("{addr} is {}, {} is needed", node_offering(welcome.offered), node_for(service));
         return Err(Error::new(Kind::Protocol, message));
     }
-    if let Some((ours, theirs)) = differ(cluster, welcome.cluster) {
+    if let Some((ours, theirs)) = differ(wanted.cluster, welcome.peer.cluster) {
         let message = format!("{addr} belongs to cluster {theirs}, not to {ours}; check the address");
         return Err(Error::new(Kind::WrongCluster, message));
     }
-    Ok(welcome.cluster)
+    if let Some((wanted, found)) = differ(wanted.node, welcome.peer.node) {
+        let message = format!("{addr} is storage node {found} by now, not {wanted}");
+        return Err(Error::new(Kind::Unavailable, message));
+    }
+    Ok(welcome.peer.cluster)
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, addr: &str, hello: Hello) -> Result<Welcome> {
@@ -169,15 +184,15 @@ fn node_offering(offered: u8) -> &'static str {
 pub(super) async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     offered: &[Service],
-    cluster: Option<ClusterId>,
+    own: Peer,
 ) -> Option<Service> {
-    timeout(CONNECT_DEADLINE, answer(stream, offered, cluster)).await.ok()?.ok()?
+    timeout(CONNECT_DEADLINE, answer(stream, offered, own)).await.ok()?.ok()?
 }
 
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     offered: &[Service],
-    cluster: Option<ClusterId>,
+    own: Peer,
 ) -> std::io::Result<Option<Service>> {
     let mut magic = [0; 8];
     stream.read_exact(&mut magic).await?;
@@ -188,8 +203,8 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream.read_exact(&mut rest).await?;
     let hello = Hello::parse(rest);
     let bits = offered.iter().fold(0, |bits, &service| bits | bit(service as u8));
-    stream.write_all(&Welcome { version: PROTOCOL_VERSION, offered: bits, cluster }.to_bytes()).await?;
-    let agreed = hello.version == PROTOCOL_VERSION && differ(hello.cluster, cluster).is_none();
+    stream.write_all(&Welcome { version: PROTOCOL_VERSION, offered: bits, peer: own }.to_bytes()).await?;
+    let agreed = hello.version == PROTOCOL_VERSION && differ(hello.cluster, own.cluster).is_none();
     Ok(offered.iter().copied().find(|&service| agreed && service as u8 == hello.service))
 }
 
@@ -200,6 +215,10 @@ mod tests {
     const OURS: ClusterId = ClusterId(0xaaaa);
     const OTHER: ClusterId = ClusterId(0xbbbb);
 
+    fn of(cluster: Option<ClusterId>) -> Peer {
+        Peer { cluster, node: None }
+    }
+
     async fn meet(
         service: Service,
         cluster: Option<ClusterId>,
@@ -207,7 +226,7 @@ mod tests {
         server_cluster: Option<ClusterId>,
     ) -> (Result<Option<ClusterId>>, Option<Service>) {
         let (mut near, mut far) = tokio::io::duplex(256);
-        tokio::join!(greet(&mut near, "node:1", service, cluster), welcome(&mut far, offered, server_cluster))
+        tokio::join!(greet(&mut near, "node:1", service, of(cluster)), welcome(&mut far, offered, of(server_cluster)))
     }
 
     #[tokio::test]
@@ -233,18 +252,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_storage_node_at_the_address_is_found_out() {
+        let meet = async |wanted: Option<u32>, found: Option<u32>| {
+            let (mut near, mut far) = tokio::io::duplex(256);
+            let peer = |node: Option<u32>| Peer { cluster: Some(OURS), node: node.map(NodeId) };
+            let server = welcome(&mut far, &[Service::Store], peer(found));
+            tokio::join!(greet(&mut near, "node:1", Service::Store, peer(wanted)), server).0
+        };
+        for (wanted, found) in [(Some(3), Some(3)), (Some(3), None), (None, Some(5))] {
+            meet(wanted, found).await.expect("agrees");
+        }
+        let error = meet(Some(3), Some(5)).await.expect_err("another node");
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(error.to_string(), "node:1 is storage node 5 by now, not 3");
+    }
+
+    #[tokio::test]
     async fn another_version_is_named_on_both_sides() {
         let (mut near, mut far) = tokio::io::duplex(256);
-        let server = Welcome { version: 77, offered: 0xff, cluster: None }.to_bytes();
+        let server = Welcome { version: 77, offered: 0xff, peer: Peer::default() }.to_bytes();
         far.write_all(&server).await.expect("room");
-        let error = greet(&mut near, "node:1", Service::Store, None).await.expect_err("another version");
+        let error = greet(&mut near, "node:1", Service::Store, Peer::default()).await.expect_err("another version");
         assert_eq!(error.kind(), Kind::Protocol);
         assert!(error.to_string().contains("version 77"), "{error}");
 
         let (mut near, mut far) = tokio::io::duplex(256);
         let hello = Hello { version: 77, service: Service::Store as u8, cluster: None }.to_bytes();
         near.write_all(&hello).await.expect("room");
-        assert_eq!(welcome(&mut far, &[Service::Store], None).await, None);
+        assert_eq!(welcome(&mut far, &[Service::Store], Peer::default()).await, None);
         let mut reply = [0; WELCOME_BYTES];
         near.read_exact(&mut reply).await.expect("answered all the same");
     }
@@ -253,22 +288,22 @@ mod tests {
     async fn a_stranger_is_recognised_from_its_first_byte() {
         let (mut near, mut far) = tokio::io::duplex(256);
         far.write_all(b"HTTP/1.1 400 Bad Request\r\n").await.expect("room");
-        let error = greet(&mut near, "node:1", Service::Store, None).await.expect_err("HTTP");
+        let error = greet(&mut near, "node:1", Service::Store, Peer::default()).await.expect_err("HTTP");
         assert_eq!(error.to_string(), "node:1 does not speak the TorchFS protocol; check the address");
 
         let (mut near, mut far) = tokio::io::duplex(256);
         near.write_all(b"GET / HTTP/1.1\r\n").await.expect("room");
-        assert_eq!(welcome(&mut far, &[Service::Store], None).await, None);
+        assert_eq!(welcome(&mut far, &[Service::Store], Peer::default()).await, None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_at_the_deadline() {
         let (mut near, mut far) = tokio::io::duplex(256);
-        let error = greet(&mut near, "node:1", Service::Store, None).await.expect_err("silent");
+        let error = greet(&mut near, "node:1", Service::Store, Peer::default()).await.expect_err("silent");
         assert_eq!(error.kind(), Kind::Unavailable);
         assert!(error.to_string().contains("said nothing"), "{error}");
         let (_open, mut silent) = tokio::io::duplex(256);
-        assert_eq!(welcome(&mut silent, &[Service::Store], None).await, None);
+        assert_eq!(welcome(&mut silent, &[Service::Store], Peer::default()).await, None);
         drop(far.shutdown().await);
     }
 
@@ -278,9 +313,9 @@ mod tests {
         let bytes = hello.to_bytes();
         assert_eq!(&bytes[..], b"TORCHFS\0\x01\0\x02\x01\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\r\n\r\n");
         assert_eq!(Hello::parse(bytes[8..].try_into().expect("length")), hello);
-        let welcome = Welcome { version: 1, offered: 0b1100, cluster: None };
+        let welcome = Welcome { version: 1, offered: 0b1100, peer: Peer { cluster: None, node: Some(NodeId(7)) } };
         let bytes = welcome.to_bytes();
-        assert_eq!(&bytes[..], b"TORCHFS\0\x01\0\x0c\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(&bytes[..], b"TORCHFS\0\x01\0\x0c\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07\0\0\0");
         assert_eq!(Welcome::parse(bytes[8..].try_into().expect("length")), welcome);
     }
 }

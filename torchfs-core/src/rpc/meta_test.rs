@@ -2,14 +2,15 @@
 
 use super::store_test::Running;
 use super::*;
-use crate::ids::{ClientId, ClusterId, InodeId, MapVersion, NodeId, NodeUuid, RequestId};
+use crate::checksum::block_checksums;
+use crate::ids::{ClientId, ClusterId, InodeId, MapVersion, NodeId, NodeUuid, RequestId, ShardId, StripeId};
 use crate::meta::{
     Allocate, Allocation, ClusterMap, FsStat, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery, MetaReply,
     MetaStore, NodeRecord, NodeState,
 };
 use crate::placement::FailureDomain;
-use crate::shard::ShardStores;
 use crate::shard::memory::MemoryStore;
+use crate::shard::{ShardStore, ShardStores};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -338,6 +339,41 @@ async fn the_pool_follows_the_cluster_map() {
             }
         };
         tokio::time::timeout(Duration::from_secs(30), found).await.expect("found again");
+    }
+}
+
+/// A client with an old map must not write one node's shards to another.
+#[tokio::test]
+async fn the_pool_is_not_fooled_by_nodes_that_change_addresses() {
+    let fixture = Fixture::start(1).await;
+    let meta: Arc<dyn MetaStore> = Arc::new(MetaClient::connect(fixture.addrs(), None).await.expect("connects"));
+    let set = |nodes: &[_]| *fixture.cluster.map.lock().expect("lock") = Some(map_of(nodes));
+    let stores = [1, 2].map(|number| (NodeId(number), Arc::new(MemoryStore::default())));
+    let serve = async |at: &str, (node, store): &(NodeId, Arc<MemoryStore>)| {
+        Running::start_at(at, |server| server.node(*node).store(store.clone())).await
+    };
+    let (one, two) = (serve("127.0.0.1:0", &stores[0]).await, serve("127.0.0.1:0", &stores[1]).await);
+    let (a, b) = (one.addr.clone(), two.addr.clone());
+    set(&[(1, &a, NodeState::Up), (2, &b, NodeState::Up)]);
+    let pool = StorePool::new(meta, CLUSTER);
+    for (node, _) in &stores {
+        reach(&pool, *node).await.expect("reached");
+    }
+    one.stop().await;
+    two.stop().await;
+    let _two = serve(&a, &stores[1]).await;
+    let _one = serve(&b, &stores[0]).await;
+    set(&[(1, &b, NodeState::Up), (2, &a, NodeState::Up)]);
+    for (node, store) in &stores {
+        let shard = ShardId { stripe: StripeId(node.0.into()), index: 0 };
+        let put = async || pool.store(*node).await?.put(shard, vec![1; 10].into(), block_checksums(&[1; 10])).await;
+        let stored = async {
+            while put().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), stored).await.expect("stored");
+        store.stat(shard).await.expect("on the node it was meant for");
     }
 }
 

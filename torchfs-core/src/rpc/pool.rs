@@ -101,7 +101,7 @@ impl StorePool {
             let same = before.remove(&record.id).filter(|member| member.client.addr() == record.addr);
             let client = match same {
                 Some(member) => member.client,
-                None => Arc::new(StoreClient::new(record.addr, Some(self.cluster))),
+                None => Arc::new(StoreClient::new(record.addr, Some(self.cluster)).of_node(record.id)),
             };
             known.nodes.insert(record.id, Member { state: record.state, client });
         }

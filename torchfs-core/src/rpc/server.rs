@@ -4,11 +4,12 @@
 //! task, and a peer that falls silent no memory for long; a change that was begun is not given up because the client went away; when it returns, nothing of it runs on.
 
 use super::admission::{Admission, Admitted};
+use super::handshake::Peer;
 use super::quiet::Quiet;
 use super::transport::Transport;
 use super::vigil::{LOOK_INTERVAL, Look, Vigil};
 use super::{MetaService, RaftService, Service, handshake, meta, raft, socket, store};
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, NodeId};
 use crate::shard::ShardStore;
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -51,6 +52,7 @@ pub(super) trait Handler: Clone + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Server {
     cluster: watch::Receiver<Option<ClusterId>>,
+    node: Option<NodeId>,
     store: Option<Arc<dyn ShardStore>>,
     meta: Option<Arc<dyn MetaService>>,
     raft: Option<Arc<dyn RaftService>>,
@@ -67,7 +69,14 @@ impl Server {
     /// A server that offers nothing yet. While `cluster` is `None`, clients of any cluster are let in.
     #[must_use]
     pub fn new(cluster: watch::Receiver<Option<ClusterId>>) -> Self {
-        Server { cluster, store: None, meta: None, raft: None }
+        Server { cluster, node: None, store: None, meta: None, raft: None }
+    }
+
+    /// Says to clients which storage node it is, so that one that looks for another goes away.
+    #[must_use]
+    pub fn node(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
     }
 
     /// Offers a storage node's shards.
@@ -123,8 +132,8 @@ impl Server {
         if socket::configure(&stream).is_err() {
             return;
         }
-        let cluster = *self.cluster.borrow();
-        match handshake::welcome(&mut stream, &self.offered(), cluster).await {
+        let own = Peer { cluster: *self.cluster.borrow(), node: self.node };
+        match handshake::welcome(&mut stream, &self.offered(), own).await {
             Some(Service::Store) => serve_with(self.store.map(store::StoreHandler), stream, tasks).await,
             Some(Service::Meta) => serve_with(self.meta.map(meta::MetaHandler), stream, tasks).await,
             Some(Service::Raft) => serve_with(self.raft.map(raft::RaftHandler), stream, tasks).await,

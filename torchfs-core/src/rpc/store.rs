@@ -4,7 +4,7 @@ use super::connection::Connection;
 use super::server::Handler;
 use super::{Payload, Service, StoreRpcRequest, StoreRpcResponse};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{ClusterId, ShardId};
+use crate::ids::{ClusterId, NodeId, ShardId};
 use crate::settings::{BLOCK_BYTES, FRAME_BYTES_MAX, GET_MANY_MAX, SHARD_BYTES_MAX, SHARD_DEADLINE};
 use crate::shard::{ShardBlocks, ShardRead, ShardStat, ShardStore};
 use async_trait::async_trait;
@@ -37,6 +37,12 @@ impl StoreClient {
     pub fn new(addr: impl Into<String>, cluster: Option<ClusterId>) -> Self {
         let (_, cluster) = watch::channel(cluster);
         StoreClient { connection: Connection::new(addr.into(), Service::Store, cluster) }
+    }
+
+    /// Refuses whoever is at the address if it is another storage node than this: nodes may change addresses.
+    #[must_use]
+    pub fn of_node(self, node: NodeId) -> Self {
+        StoreClient { connection: self.connection.of_node(node) }
     }
 
     /// `host:port`.

@@ -235,7 +235,7 @@ async fn a_client_that_ignores_the_bound_is_held_back() {
     let offered = Arc::clone(&store);
     let node = Running::start(|server| server.store(offered)).await;
     let mut stream = TcpStream::connect(&node.addr).await.expect("connects");
-    handshake::greet(&mut stream, &node.addr, Service::Store, None).await.expect("greeted");
+    handshake::greet(&mut stream, &node.addr, Service::Store, Default::default()).await.expect("greeted");
     for id in 0..400 {
         let message = StoreRpcRequest::Get { read: whole(0, 1000) };
         let mut frame = bytes::BytesMut::new();
@@ -333,7 +333,7 @@ async fn strangers_do_not_disturb_a_server() {
     }
     // A peer with good manners at first, whose first frame announces 4 GiB.
     let mut liar = TcpStream::connect(&node.addr).await.expect("connects");
-    handshake::greet(&mut liar, &node.addr, Service::Store, None).await.expect("greeted");
+    handshake::greet(&mut liar, &node.addr, Service::Store, Default::default()).await.expect("greeted");
     liar.write_all(b"TFm\x01\xff\xff\xff\xff\xff\xff\xff\xff").await.expect("sends");
     let mut end = Vec::new();
     let read = tokio::time::timeout(PATIENCE, liar.read_to_end(&mut end)).await.expect("is hung up on");
@@ -346,7 +346,7 @@ async fn strangers_do_not_disturb_a_server() {
 /// A connection made by hand, from which a few bytes are sent. Then the clock runs ahead whenever nothing else happens.
 async fn silent_after(node: &Running, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(&node.addr).await.expect("connects");
-    handshake::greet(&mut stream, &node.addr, Service::Store, None).await.expect("greeted");
+    handshake::greet(&mut stream, &node.addr, Service::Store, Default::default()).await.expect("greeted");
     stream.write_all(bytes).await.expect("sends");
     stream
 }
@@ -396,7 +396,9 @@ async fn a_server_that_breaks_the_rules_is_a_protocol_error() {
     let addr = listener.local_addr().expect("bound").to_string();
     let garbage = async move {
         let (mut stream, _) = listener.accept().await.expect("accepts");
-        handshake::welcome(&mut stream, &[Service::Store], Some(CLUSTER)).await.expect("greeted");
+        handshake::welcome(&mut stream, &[Service::Store], handshake::Peer { cluster: Some(CLUSTER), node: None })
+            .await
+            .expect("greeted");
         stream.write_all(&[0x55; 64]).await.expect("sends");
         // Stays open: it is the garbage that ends the request.
         std::future::pending::<()>().await;
