@@ -47,10 +47,7 @@ impl Special {
     /// # Errors
     /// `NotPermitted`.
     pub fn refuse_name(parent: InodeId, name: &Name) -> Result<()> {
-        match Special::lookup(parent, name) {
-            None => Ok(()),
-            Some(_) => Err(Error::new(Kind::NotPermitted, ".torchfs is this mount's own folder")),
-        }
+        Special::lookup(parent, name).map_or(Ok(()), |_| Err(own_folder()))
     }
 
     /// Refuses to change what is in the folder.
@@ -58,10 +55,7 @@ impl Special {
     /// # Errors
     /// `NotPermitted`.
     pub fn refuse(ino: InodeId) -> Result<()> {
-        match Special::of(ino) {
-            None => Ok(()),
-            Some(_) => Err(Error::new(Kind::NotPermitted, ".torchfs is this mount's own folder")),
-        }
+        Special::of(ino).map_or(Ok(()), |_| Err(own_folder()))
     }
 
     /// Of something that is there since the mount.
@@ -88,4 +82,8 @@ impl Special {
             profile: None,
         }
     }
+}
+
+fn own_folder() -> Error {
+    Error::new(Kind::NotPermitted, ".torchfs is this mount's own folder and cannot be changed")
 }

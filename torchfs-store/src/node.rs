@@ -71,8 +71,8 @@ impl StoreNode {
     /// the nodes of a cluster are started in any order; drop the future to give up.
     ///
     /// # Errors
-    /// Those of [`DiskStore::open`]; `Exists` if the node runs already somewhere else; `WrongCluster` for a data folder of another cluster; `InvalidInput` if others could
-    /// not reach the node at its address; `Protocol` if the metadata addresses are not TorchFS of this version.
+    /// Those of [`DiskStore::open`]; `Exists` if the node runs already somewhere else; `WrongCluster` for a data folder of
+    /// another cluster; `InvalidInput` if others could not reach the node at its address; `Protocol` if the metadata addresses are not TorchFS of this version.
     pub async fn start(config: StoreConfig, listener: TcpListener) -> Result<Self> {
         let addr = advertised(&config, &listener)?;
         let store = open(&config).await?;

@@ -5,8 +5,8 @@
 //! without a cluster too, over any [`ByteSource`].
 //!
 //! The rules: each byte is fetched once, however many want it; at most the given number of bytes is kept, and 5 % of the
-//! disk (at most 1 GiB) are left free; what is open is not removed; what does not fit, or cannot be written, is read through; after a restart nothing is served that its
-//! checksum does not prove.
+//! disk (at most 1 GiB) are left free; what is open is not removed; what does not fit, or cannot be written, is read
+//! through; after a restart nothing is served that its checksum does not prove.
 
 mod disk;
 mod entry;
