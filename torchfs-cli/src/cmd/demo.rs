@@ -12,7 +12,7 @@ mod view;
 use crate::args::{Demo, Global, Remote};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::progress::Bar;
-use crate::signal::asked_to_stop;
+use crate::signal::StopSignals;
 use dataset::Dataset;
 use epoch::{Epoch, Failures};
 use report::Report;
@@ -49,23 +49,22 @@ const RETURN_DEADLINE: Duration = Duration::from_secs(60);
 /// Room for the logs and databases of the nodes, beside what the dataset takes.
 const EXTRA_BYTES: u64 = 1 << 30;
 
-pub async fn run(global: &Global, args: Demo) -> Outcome {
+pub async fn run(global: &Global, args: Demo, signals: &mut StopSignals) -> Outcome {
     let (stopper, stop) = Stop::new();
     let mut demo = Box::pin(demo(global, &args, &stop));
-    tokio::select! {
-        outcome = &mut demo => return outcome,
-        signal = asked_to_stop() => signal?,
+    if let Some(outcome) = signals.before(&mut demo).await {
+        return outcome;
     }
     eprintln!("stopping, and removing what was made; once more to leave it as it is");
     stopper.stop();
-    tokio::select! {
-        ended = timeout(CLEAN_UP_DEADLINE, demo) => {
-            let late = |_| Err(Failure::new(Exit::Interrupted, "could not clean up in time"));
-            let failure = ended.unwrap_or_else(late).err().unwrap_or_else(|| Failure::silent(Exit::Interrupted));
-            Err(Failure { exit: Exit::Interrupted, ..failure })
-        }
-        signal = asked_to_stop() => signal.and(Err(Failure::silent(Exit::Interrupted))),
-    }
+    let ended = signals.before(timeout(CLEAN_UP_DEADLINE, demo)).await;
+    let failure = match ended {
+        Some(Err(_late)) => Some(Failure::new(Exit::Interrupted, "could not clean up in time")),
+        Some(Ok(outcome)) => outcome.err(),
+        None => None,
+    };
+    let failure = failure.unwrap_or_else(|| Failure::silent(Exit::Interrupted));
+    Err(Failure { exit: Exit::Interrupted, ..failure })
 }
 
 async fn demo(global: &Global, args: &Demo, stop: &Stop) -> Outcome {

@@ -2,12 +2,12 @@
 
 use crate::args::Meta;
 use crate::exit::{Failure, Outcome};
-use crate::signal::asked_to_stop;
+use crate::signal::StopSignals;
 use tokio::net::{TcpListener, lookup_host};
 use torchfs_core::{Context, Error, IoContext, Kind, MetaId};
 use torchfs_meta::{MetaConfig, MetaNode};
 
-pub async fn run(args: Meta) -> Outcome {
+pub async fn run(args: Meta, stop: &mut StopSignals) -> Outcome {
     let id = MetaId(args.id);
     if !args.peers.contains_key(&id) {
         let known: Vec<String> = args.peers.keys().map(ToString::to_string).collect();
@@ -17,13 +17,13 @@ pub async fn run(args: Meta) -> Outcome {
     warn_of_unknown_hosts(&args).await;
     let listener = listen(&args.listen).await?;
     let config = MetaConfig { id, peers: args.peers, data: args.data, profile: args.ec };
-    let node = MetaNode::start(config, listener).await.context(|| format!("start metadata node {id}"))?;
+    let Some(started) = stop.before(Box::pin(MetaNode::start(config, listener))).await else { return Ok(()) };
+    let node = started.context(|| format!("start metadata node {id}"))?;
     tracing::info!("metadata node {id} serves on {}", node.addr());
     tokio::select! {
         ended = node.wait() => Ok(ended?),
-        stop = asked_to_stop() => {
-            stop?;
-            node.shutdown().await;
+        () = stop.next() => {
+            stop.before(node.shutdown()).await;
             Ok(())
         }
     }

@@ -25,7 +25,7 @@ mod up;
 
 use crate::args::{Cli, Global, Remote, Verb};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::signal::or_interrupted;
+use crate::signal::StopSignals;
 use std::io::IsTerminal;
 use std::time::Duration;
 use torchfs_core::meta::{Attr, FileKind};
@@ -49,17 +49,18 @@ pub fn run(cli: Cli) -> Outcome {
 
 async fn dispatch(cli: Cli) -> Outcome {
     let global = &cli.global;
+    let mut stop = StopSignals::listen()?;
     match cli.verb {
         // These stop in an orderly way by themselves.
-        Verb::Up(args) => up::run(global, args).await,
-        Verb::Meta(args) => meta::run(args).await,
-        Verb::Store(args) => store::run(global, args).await,
-        Verb::Mount(args) => mount::run(global, args).await,
-        Verb::Demo(args) => demo::run(global, args).await,
+        Verb::Up(args) => up::run(global, args, &mut stop).await,
+        Verb::Meta(args) => meta::run(args, &mut stop).await,
+        Verb::Store(args) => store::run(global, args, &mut stop).await,
+        Verb::Mount(args) => mount::run(global, args, &mut stop).await,
+        Verb::Demo(args) => demo::run(global, args, &mut stop).await,
+        Verb::Put(args) => put::run(global, args, &mut stop).await,
         Verb::Completions(args) => completions::run(args),
-        Verb::Umount(args) => or_interrupted(umount::run(args)).await,
-        Verb::Put(args) => put::run(global, args).await,
-        verb => or_interrupted(file_verb(global, verb)).await,
+        Verb::Umount(args) => stop.or_interrupted(umount::run(args)).await,
+        verb => stop.or_interrupted(file_verb(global, verb)).await,
     }
 }
 

@@ -6,7 +6,7 @@ use super::{cannot_connect, metas};
 use crate::args::{Global, Mount};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::printable;
-use crate::signal::asked_to_stop;
+use crate::signal::StopSignals;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,22 +16,23 @@ use torchfs_fuse::{MountOptions, Mounted, clean_dead, mount};
 /// How long the first request to a new mount may take.
 const USABLE_DEADLINE: Duration = Duration::from_secs(10);
 
-pub async fn run(global: &Global, args: Mount) -> Outcome {
+pub async fn run(global: &Global, args: Mount, stop: &mut StopSignals) -> Outcome {
     if args.fake {
         return Ok(());
     }
     if args.background {
-        return background::start(global, &args).await;
+        return stop.or_interrupted(background::start(global, &args)).await;
     }
     if args.serve_background {
-        return background::serve(global, &args).await;
+        return background::serve(global, &args, stop).await;
     }
-    let mounted = start(global, &args).await?;
+    let Some(started) = stop.before(Box::pin(start(global, &args))).await else { return Ok(()) };
+    let mounted = started?;
     if !global.quiet {
         let shown = args.mountpoint.display();
         eprintln!("mounted on {shown}; Ctrl-C or `umount {shown}` stops it");
     }
-    until_stopped(&mounted).await
+    until_stopped(&mounted, stop).await
 }
 
 /// Connects, mounts, and sees that the mount answers.
@@ -76,14 +77,11 @@ async fn check_usable(mountpoint: &Path) -> Outcome {
     }
 }
 
-/// Returns when it is unmounted from outside, or unmounts it when a signal comes.
-pub async fn until_stopped(mounted: &Mounted) -> Outcome {
+/// Returns when it is unmounted from outside, or unmounts it when a signal comes; a second one ends that too.
+pub async fn until_stopped(mounted: &Mounted, stop: &mut StopSignals) -> Outcome {
     tokio::select! {
         ended = mounted.wait() => Ok(ended?),
-        stop = asked_to_stop() => {
-            stop?;
-            Ok(mounted.unmount().await?)
-        }
+        () = stop.next() => stop.or_interrupted(async { Ok(mounted.unmount().await?) }).await,
     }
 }
 

@@ -5,7 +5,7 @@ use crate::args::{Global, Put, Remote};
 use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::output::printable;
 use crate::progress::Bar;
-use crate::signal::or_interrupted;
+use crate::signal::StopSignals;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -27,9 +27,9 @@ const STREAM_MODE: u32 = 0o644;
 const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Copies until done or interrupted; then gives back what was stored and has no name.
-pub async fn run(global: &Global, args: Put) -> Outcome {
+pub async fn run(global: &Global, args: Put, stop: &mut StopSignals) -> Outcome {
     let connected = OnceCell::new();
-    let outcome = or_interrupted(put(global, args, &connected)).await;
+    let outcome = stop.or_interrupted(put(global, args, &connected)).await;
     if let Some(client) = connected.get() {
         client.give_back(GIVE_BACK_DEADLINE).await;
     }

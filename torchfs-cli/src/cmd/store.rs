@@ -4,11 +4,11 @@ use super::meta::listen;
 use super::metas;
 use crate::args::{Global, Store};
 use crate::exit::{Failure, Outcome};
-use crate::signal::asked_to_stop;
+use crate::signal::StopSignals;
 use torchfs_core::Context;
 use torchfs_store::{StoreConfig, StoreNode};
 
-pub async fn run(global: &Global, args: Store) -> Outcome {
+pub async fn run(global: &Global, args: Store, stop: &mut StopSignals) -> Outcome {
     let metas = metas(global)?;
     if let Some(addr) = &args.advertise {
         crate::args::address(addr).map_err(|message| Failure::usage(format!("--advertise: {message}")))?;
@@ -21,17 +21,14 @@ pub async fn run(global: &Global, args: Store) -> Outcome {
         domain: args.domain,
         advertise: args.advertise,
     };
-    let node = tokio::select! {
-        started = StoreNode::start(config, listener) => started.context(|| "start the storage node")?,
-        // It waits for the metadata cluster; a signal ends that too.
-        stop = asked_to_stop() => return stop,
-    };
+    // It waits for the metadata cluster; a signal ends that too.
+    let Some(started) = stop.before(StoreNode::start(config, listener)).await else { return Ok(()) };
+    let node = started.context(|| "start the storage node")?;
     tracing::info!("storage node {} serves on {}", node.id(), node.addr());
     tokio::select! {
         ended = node.wait() => Ok(ended?),
-        stop = asked_to_stop() => {
-            stop?;
-            node.shutdown().await;
+        () = stop.next() => {
+            stop.before(node.shutdown()).await;
             Ok(())
         }
     }

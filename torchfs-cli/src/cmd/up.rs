@@ -4,25 +4,24 @@ use super::mount::until_stopped;
 use super::policy::too_few_nodes;
 use crate::args::{Global, Up};
 use crate::exit::{Failure, Outcome};
-use crate::signal::asked_to_stop;
+use crate::signal::StopSignals;
 use std::path::Path;
 use torchfs_core::layout::Profile;
 use torchfs_core::{Client, Error, Kind};
-use torchfs_fuse::{MountOptions, mount};
+use torchfs_fuse::{MountOptions, Mounted, mount};
 use torchfs_local::LocalCluster;
 
 const DEFAULT_PORT: u16 = 7100;
 
-pub async fn run(global: &Global, args: Up) -> Outcome {
-    let cluster = tokio::select! {
-        cluster = Box::pin(start(&args)) => cluster?,
-        stop = asked_to_stop() => return stop,
-    };
+pub async fn run(global: &Global, args: Up, stop: &mut StopSignals) -> Outcome {
+    let Some(started) = stop.before(Box::pin(start(&args))).await else { return Ok(()) };
+    let cluster = started?;
     let outcome = tokio::select! {
-        outcome = Box::pin(serve(global, &args, &cluster)) => outcome,
+        outcome = Box::pin(serve(global, &args, &cluster, stop)) => outcome,
         error = cluster.wait_for_failure() => Err(error.into()),
     };
-    cluster.shutdown().await?;
+    // A second signal leaves it as after a crash, which is safe.
+    stop.before(cluster.shutdown()).await.unwrap_or(Ok(()))?;
     outcome
 }
 
@@ -57,7 +56,20 @@ fn start_failure(error: Error, data: &Path) -> Failure {
     }
 }
 
-async fn serve(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcome {
+/// Until a signal comes.
+async fn serve(global: &Global, args: &Up, cluster: &LocalCluster, stop: &mut StopSignals) -> Outcome {
+    let Some(ready) = stop.before(Box::pin(get_ready(global, args, cluster))).await else { return Ok(()) };
+    match ready? {
+        Some(mounted) => until_stopped(&mounted, stop).await,
+        None => {
+            stop.next().await;
+            Ok(())
+        }
+    }
+}
+
+/// Mounts, if it is to, and says how the cluster is used.
+async fn get_ready(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcome<Option<Mounted>> {
     let client = cluster.client().await?;
     let profile = client.profile("/").await?;
     if !global.quiet {
@@ -65,13 +77,13 @@ async fn serve(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcome {
     }
     let Some(mountpoint) = &args.mount else {
         say(global, cluster, None);
-        return asked_to_stop().await;
+        return Ok(None);
     };
     std::fs::create_dir_all(mountpoint).map_err(|error| Error::io(mountpoint.display().to_string(), error))?;
     let client = Client::builder().metas(cluster.meta_addrs()).cache_dir(args.data.join("cache")).connect().await?;
     let mounted = mount(client, mountpoint, MountOptions::default())?;
     say(global, cluster, Some(mountpoint));
-    until_stopped(&mounted).await
+    Ok(Some(mounted))
 }
 
 fn warn_if_too_few(cluster: &LocalCluster, profile: Profile) {

@@ -1,6 +1,6 @@
 //! What is said about the cluster: JSON, policies, wrong usage, clusters that are not there, `up`.
 
-use crate::fixture::{Finished, Fixture, run, torchfs};
+use crate::fixture::{Finished, Fixture, ended, run, torchfs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
@@ -160,7 +160,7 @@ impl Up {
 
     fn stop(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("is running");
-        self.child.wait().expect("ends").code()
+        ended(&mut self.child)
     }
 }
 
@@ -208,7 +208,7 @@ fn up_warns_of_too_few_nodes_for_the_policy() {
     let stderr = BufReader::new(child.stderr.take().expect("piped"));
     let warned = stderr.lines().map_while(Result::ok).find(|line| line.contains("warning"));
     kill_process(Pid::from_child(&child), Signal::TERM).expect("is running");
-    let code = child.wait().expect("ends").code();
+    let code = ended(&mut child);
     assert_eq!(code, Some(0));
     assert!(warned.is_some_and(|line| line.contains("2+1 wants 3 storage nodes and 2 are there")));
 }

@@ -1,6 +1,6 @@
 //! Files and folders through the command line, against a real cluster.
 
-use crate::fixture::{Fixture, contents, run};
+use crate::fixture::{Fixture, Watchdog, contents, run};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -156,6 +156,7 @@ fn a_reader_that_goes_away_is_no_failure() {
         let mut command = fixture.command(words);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
         drop(child.stdout.take());
+        let _watchdog = Watchdog::over(&child);
         let output = child.wait_with_output().expect("ends");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{words:?}");

@@ -1,13 +1,19 @@
 //! The real binary against a cluster in the test's process.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use torchfs_core::layout::Profile;
 use torchfs_local::LocalCluster;
+
+/// Longer than any command needs, on a busy machine too.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A small cluster and a scratch folder.
 pub struct Fixture {
@@ -78,10 +84,36 @@ pub fn torchfs<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Command {
 pub fn run(command: &mut Command, input: &[u8]) -> Finished {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary starts");
+    let _watchdog = Watchdog::over(&child);
     // A command that ends early breaks the pipe, which is its right.
     let _ = child.stdin.take().expect("piped").write_all(input);
     let Output { status, stdout, stderr } = child.wait_with_output().expect("the binary ends");
     Finished { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() }
+}
+
+/// Waits for the end and gives the exit code; `None` if it had to be killed.
+pub fn ended(child: &mut Child) -> Option<i32> {
+    let _watchdog = Watchdog::over(child);
+    child.wait().expect("can be waited for").code()
+}
+
+/// Kills a command that has not ended long after it should have: while this is there.
+pub struct Watchdog {
+    _done: Sender<()>,
+}
+
+impl Watchdog {
+    pub fn over(child: &Child) -> Watchdog {
+        let pid = Pid::from_child(child);
+        let (done, waiting) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if waiting.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("killing process {}, which runs on", pid.as_raw_nonzero());
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
+        Watchdog { _done: done }
+    }
 }
 
 /// All regular files below a folder with their content, sorted.

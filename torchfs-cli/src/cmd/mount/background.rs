@@ -4,6 +4,7 @@
 use super::{cache_dir, until_stopped};
 use crate::args::{Global, Mount};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::signal::StopSignals;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -81,10 +82,11 @@ async fn first_words(child: &mut Child) -> io::Result<String> {
 }
 
 /// The serving process: leaves the terminal's session, mounts, says so, and serves until it is unmounted or stopped.
-pub async fn serve(global: &Global, args: &Mount) -> Outcome {
+pub async fn serve(global: &Global, args: &Mount, stop: &mut StopSignals) -> Outcome {
     // It fails only for a process that leads its group already, which is as good.
     let _ = rustix::process::setsid();
-    let mounted = match super::start(global, args).await {
+    let Some(started) = stop.before(Box::pin(super::start(global, args))).await else { return Ok(()) };
+    let mounted = match started {
         Ok(mounted) => mounted,
         Err(failure) => {
             let exit = failure.exit;
@@ -95,7 +97,7 @@ pub async fn serve(global: &Global, args: &Mount) -> Outcome {
     say(USABLE)?;
     // The mountpoint's parent and this folder must stay free to be unmounted.
     std::env::set_current_dir("/").io(|| "leave the current folder")?;
-    until_stopped(&mounted).await
+    until_stopped(&mounted, stop).await
 }
 
 fn say(text: &str) -> Outcome {
