@@ -5,7 +5,8 @@
 use crate::error::Result;
 use crate::ids::{NodeId, ShardId};
 use crate::meta::{
-    Allocate, Allocation, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaQuery, MetaReply, MetaStore,
+    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaQuery, MetaReply, MetaStore,
+    Watch,
 };
 use crate::rpc::Payload;
 use crate::shard::{ShardBlocks, ShardRead, ShardStat, ShardStore, ShardStores};
@@ -169,6 +170,11 @@ impl MetaStore for Observed<dyn MetaStore> {
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply> {
         self.inner.heartbeat(beat).await
+    }
+
+    /// Not counted: it waits on purpose.
+    async fn watch(&self, watch: Watch) -> Result<Changes> {
+        self.inner.watch(watch).await
     }
 }
 

@@ -63,6 +63,12 @@ pub const META_ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a metadata operation may take in all, retries, redirects and an election included.
 pub const META_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long a watch waits for a change: well below [`META_ATTEMPT_DEADLINE`], and long enough that idle watchers ask little.
+pub const WATCH_WAIT: Duration = Duration::from_millis(400);
+
+/// About how many changes the answer to one watch holds.
+pub const WATCH_CHANGES_MAX: usize = 4096;
+
 /// How often a storage node reports to the leader.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -4,8 +4,8 @@ use crate::caller::Caller;
 use crate::convert;
 use crate::errno::errno;
 use crate::reply::{
-    GENERATION, TTL, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr,
-    told, xattr_list,
+    GENERATION, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr, told,
+    xattr_list,
 };
 use crate::unmount::pid_attribute;
 use crate::volume::{Answer, Change, OpenHow, Seek, Volume, attr_change, new_inode, readable_xattr};
@@ -91,7 +91,7 @@ impl Filesystem for Adapter {
         self.answer(
             "lookup",
             |volume| async move { volume.lookup(convert::ino(parent), name?).await },
-            reply_entry(reply),
+            reply_entry(reply, self.volume.told.ttl),
         );
     }
 
@@ -103,7 +103,7 @@ impl Filesystem for Adapter {
         self.answer(
             "getattr",
             |volume| async move { volume.attr(convert::ino(ino)).await.map(Answer::Fresh) },
-            reply_attr(reply),
+            reply_attr(reply, self.volume.told.ttl),
         );
     }
 
@@ -131,7 +131,7 @@ impl Filesystem for Adapter {
         self.answer_write(
             "setattr",
             |volume| async move { volume.set_attr(convert::ino(ino), change, handle).await },
-            reply_attr(reply),
+            reply_attr(reply, self.volume.told.ttl),
         );
     }
 
@@ -223,7 +223,7 @@ impl Filesystem for Adapter {
         self.answer(
             "link",
             |volume| async move { volume.link(convert::ino(ino), convert::ino(parent), name?).await },
-            reply_entry(reply),
+            reply_entry(reply, self.volume.told.ttl),
         );
     }
 
@@ -266,13 +266,14 @@ impl Filesystem for Adapter {
         let name = convert::name(name);
         let inode = new_inode(NewKind::File, mode, request.uid(), request.gid());
         let how = how(request, OpenFlags(flags));
+        let ttl = self.volume.told.ttl;
         let exclusive = flags & OFlags::EXCL.bits() as i32 != 0;
         let if_exists = if exclusive { IfExists::Fail } else { IfExists::Keep };
         self.answer(
             "create",
             |volume| async move { volume.create(convert::ino(parent), name?, inode, if_exists, how).await },
             move |result| match result {
-                Ok((attr, opened)) => reply_created(reply, &attr, &opened),
+                Ok((attr, opened)) => reply_created(reply, ttl, &attr, &opened),
                 Err(errno) => reply.error(errno),
             },
         );
@@ -429,9 +430,9 @@ impl Filesystem for Adapter {
                     match entry.attr {
                         Some(attr) => {
                             let shown = convert::attr(&attr);
-                            let full = reply.add(shown.ino, entry.next, name, &TTL, &shown, GENERATION);
+                            let full = reply.add(shown.ino, entry.next, name, &volume.told.ttl, &shown, GENERATION);
                             if !full {
-                                volume.handles.tell(&attr);
+                                volume.tell_listed(entry.dir, entry.name, &attr);
                             }
                             full
                         }

@@ -55,7 +55,11 @@ impl Adapter {
     pub fn make(&self, what: &'static str, parent: INodeNo, name: &OsStr, inode: Result<NewInode>, reply: ReplyEntry) {
         let name = convert::name(name);
         let parent: InodeId = convert::ino(parent);
-        self.answer(what, |volume| async move { volume.make(parent, name?, inode?).await }, reply_entry(reply));
+        self.answer(
+            what,
+            |volume| async move { volume.make(parent, name?, inode?).await },
+            reply_entry(reply, self.volume.told.ttl),
+        );
     }
 
     /// open(2) of what is in `.torchfs`; `None` for all other inodes.

@@ -24,8 +24,10 @@ mod io_mode;
 mod reply;
 mod special;
 mod stats;
+mod told;
 mod unmount;
 mod volume;
+mod watcher;
 
 pub use errno::errno;
 pub use stats::MountStats;
@@ -61,11 +63,19 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Threads that take requests from the kernel; the work itself runs on the tokio runtime.
     pub threads: usize,
+    /// For how long the kernel may answer names and attributes from what it was told, unless it is told before that another
+    /// client changed them. One second is what docs/semantics.md promises.
+    pub kernel_ttl: Duration,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { read_only: false, allow_other: rustix::process::geteuid().is_root(), threads: 2 }
+        MountOptions {
+            read_only: false,
+            allow_other: rustix::process::geteuid().is_root(),
+            threads: 2,
+            kernel_ttl: Duration::from_secs(1),
+        }
     }
 }
 
@@ -88,7 +98,8 @@ pub struct Mounted {
 pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result<Mounted> {
     check_mountpoint(mountpoint)?;
     let tasks = TaskTracker::new();
-    let adapter = Adapter::new(Arc::new(Volume::new(client)), Handle::current(), tasks.clone());
+    let volume = Arc::new(Volume::new(client, options.kernel_ttl));
+    let adapter = Adapter::new(volume.clone(), Handle::current(), tasks.clone());
     let session =
         Session::new(adapter, mountpoint, &config(&options)).map_err(|error| mount_error(mountpoint, error))?;
     let (ended_in, ended) = watch::channel(None);
@@ -96,6 +107,7 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
     let mut session = ManuallyDrop::new(session.spawn().io(|| name.clone())?);
     // Dropping what fuser calls the mount would unmount whatever is at the path by then, also when this mount is gone and
     // another has taken its place. So it is never dropped; the connection to the kernel, which is gone too, stays with it.
+    let watcher = watcher::run(volume, session.notifier());
     let serving = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
     // The thread ends when the kernel says that the file system is unmounted; `Mounted` sees to it that this happens.
     std::thread::Builder::new()
@@ -105,6 +117,13 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
             ended_in.send_replace(Some(result.io(|| "the connection to the kernel failed")));
         })
         .io(|| name)?;
+    let mut until = ended.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = until.wait_for(Option::is_some) => (),
+            () = watcher => (),
+        }
+    });
     Ok(Mounted { mountpoint: mountpoint.to_owned(), ended, tasks })
 }
 

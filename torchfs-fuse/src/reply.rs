@@ -12,9 +12,6 @@ use std::time::Duration;
 use torchfs_core::meta::{Attr, FsStat, Name};
 use torchfs_core::{Error, Result};
 
-/// How long the kernel may answer names and attributes from what it was told last.
-pub const TTL: Duration = Duration::from_secs(1);
-
 pub const GENERATION: Generation = Generation(0);
 
 /// The errno for the application; what it cannot say goes to the log.
@@ -26,16 +23,16 @@ pub fn told(what: &'static str, error: &Error) -> Errno {
     errno
 }
 
-pub fn reply_entry(reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) + Send + 'static {
+pub fn reply_entry(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<Attr, Errno>) + Send + 'static {
     move |result| match result {
-        Ok(attr) => reply.entry(&TTL, &convert::attr(&attr), GENERATION),
+        Ok(attr) => reply.entry(&ttl, &convert::attr(&attr), GENERATION),
         Err(errno) => reply.error(errno),
     }
 }
 
-pub fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Answer, Errno>) + Send + 'static {
+pub fn reply_attr(reply: ReplyAttr, ttl: Duration) -> impl FnOnce(Result<Answer, Errno>) + Send + 'static {
     move |result| match result {
-        Ok(Answer::Fresh(attr)) => reply.attr(&TTL, &convert::attr(&attr)),
+        Ok(Answer::Fresh(attr)) => reply.attr(&ttl, &convert::attr(&attr)),
         Ok(Answer::Known(attr)) => reply.attr(&Duration::ZERO, &convert::attr(&attr)),
         Err(errno) => reply.error(errno),
     }
@@ -75,11 +72,11 @@ pub fn reply_opened(reply: ReplyOpen, opened: &Opened) {
     }
 }
 
-pub fn reply_created(reply: ReplyCreate, attr: &Attr, opened: &Opened) {
+pub fn reply_created(reply: ReplyCreate, ttl: Duration, attr: &Attr, opened: &Opened) {
     let (handle, attr) = (FileHandle(opened.handle), convert::attr(attr));
     match open_flags(opened) {
-        (flags, Some(backing)) => reply.created_passthrough(&TTL, &attr, GENERATION, handle, flags, backing),
-        (flags, None) => reply.created(&TTL, &attr, GENERATION, handle, flags),
+        (flags, Some(backing)) => reply.created_passthrough(&ttl, &attr, GENERATION, handle, flags, backing),
+        (flags, None) => reply.created(&ttl, &attr, GENERATION, handle, flags),
     }
 }
 

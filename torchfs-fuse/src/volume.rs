@@ -8,6 +8,7 @@ use crate::handles::{Handles, OpenDir, OpenFile, Pages};
 use crate::io_mode::{IoMode, Whole};
 use crate::special::Special;
 use crate::stats::MountStats;
+use crate::told::Told;
 use fuser::BackingId;
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -15,7 +16,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
-    Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
+    Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime,
+    XattrMode,
 };
 use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
 
@@ -65,6 +67,8 @@ pub struct Opened {
 /// An entry as readdir wants it.
 #[derive(Debug)]
 pub struct ListedEntry<'a> {
+    /// The folder that is listed.
+    pub dir: InodeId,
     pub ino: InodeId,
     pub kind: FileKind,
     pub name: &'a [u8],
@@ -79,6 +83,7 @@ pub struct ListedEntry<'a> {
 pub struct Volume {
     client: Client,
     pub handles: Handles,
+    pub told: Told,
     /// Why the kernel takes no local files to read by itself, once that is known.
     passthrough_refused: OnceLock<String>,
     opens: AtomicU64,
@@ -87,10 +92,12 @@ pub struct Volume {
 }
 
 impl Volume {
-    pub fn new(client: Client) -> Self {
+    /// A volume whose kernel may answer for `kernel_ttl` from what it is told.
+    pub fn new(client: Client, kernel_ttl: Duration) -> Self {
         Volume {
             client,
             handles: Handles::default(),
+            told: Told::new(kernel_ttl),
             passthrough_refused: OnceLock::new(),
             opens: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
@@ -125,9 +132,28 @@ impl Volume {
         Some(text.map(|text| self.handles.insert_text((text + "\n").into())))
     }
 
+    pub fn meta(&self) -> &MetaSession {
+        self.client.meta()
+    }
+
+    /// The kernel takes an entry of a listing for the answer to a lookup.
+    pub fn tell_listed(&self, parent: InodeId, name: &[u8], attr: &Attr) {
+        self.handles.tell(attr);
+        if let Ok(name) = Name::new(name) {
+            self.told.entry(parent, name, attr.ino);
+        }
+    }
+
+    /// As [`Volume::tell`], with the name that leads there.
+    fn tell_entry(&self, parent: InodeId, name: Name, attr: Attr) -> Attr {
+        self.told.entry(parent, name, attr.ino);
+        self.tell(attr)
+    }
+
     /// Attributes for the kernel, which is taken to know them from now on.
     fn tell(&self, attr: Attr) -> Attr {
         self.handles.tell(&attr);
+        self.told.inode(attr.ino);
         self.with_writes(attr)
     }
 
@@ -143,7 +169,8 @@ impl Volume {
         if let Some(special) = Special::lookup(parent, &name) {
             return special.map(|special| special.attr(self.began.1));
         }
-        Ok(self.tell(self.client.meta().lookup(parent, name).await?))
+        let attr = self.client.meta().lookup(parent, name.clone()).await?;
+        Ok(self.tell_entry(parent, name, attr))
     }
 
     pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
@@ -204,7 +231,8 @@ impl Volume {
 
     pub async fn make(&self, parent: InodeId, name: Name, inode: NewInode) -> Result<Attr> {
         Special::refuse_name(parent, &name)?;
-        self.client.meta().create(parent, name, inode, IfExists::Fail).await
+        let attr = self.client.meta().create(parent, name.clone(), inode, IfExists::Fail).await?;
+        Ok(self.tell_entry(parent, name, attr))
     }
 
     /// open(2) with O_CREAT.
@@ -217,7 +245,8 @@ impl Volume {
         how: OpenHow,
     ) -> Result<(Attr, Opened)> {
         Special::refuse_name(parent, &name)?;
-        let file = self.client.create_inode(parent, name, inode, if_exists).await?;
+        let file = self.client.create_inode(parent, name.clone(), inode, if_exists).await?;
+        self.told.entry(parent, name, file.ino());
         let opened =
             self.opened(Opening { file: file.clone(), how, whole: None }, |_| Err(ErrorKind::Unsupported.into()));
         Ok((file.attr(), opened.await?))
@@ -376,7 +405,8 @@ impl Volume {
     pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<Attr> {
         Special::refuse(ino)?;
         Special::refuse_name(parent, &name)?;
-        Ok(self.tell(self.client.meta().link(ino, parent, name).await?))
+        let attr = self.client.meta().link(ino, parent, name.clone()).await?;
+        Ok(self.tell_entry(parent, name, attr))
     }
 
     pub async fn read_link(&self, ino: InodeId) -> Result<Vec<u8>> {
@@ -432,7 +462,7 @@ impl Volume {
         let parent = pages.parent.unwrap_or(dir.ino);
         for (at, (name, ino)) in [(b".".as_slice(), dir.ino), (b"..".as_slice(), parent)].into_iter().enumerate() {
             let next = at as u64 + 1;
-            let entry = ListedEntry { ino, kind: FileKind::Directory, name, next, attr: None };
+            let entry = ListedEntry { dir: dir.ino, ino, kind: FileKind::Directory, name, next, attr: None };
             if offset <= at as u64 && take(entry) {
                 return Ok(());
             }
@@ -442,7 +472,7 @@ impl Volume {
             self.load_page(&dir, &mut pages, number).await?;
             let first = pages.starts[pages.page].0;
             while let Some(entry) = pages.entries.get((number - first) as usize) {
-                if take(self.listed(entry, number + 3)) {
+                if take(self.listed(dir.ino, entry, number + 3)) {
                     return Ok(());
                 }
                 number += 1;
@@ -453,8 +483,9 @@ impl Volume {
         }
     }
 
-    fn listed<'a>(&self, entry: &'a DirEntry, next: u64) -> ListedEntry<'a> {
+    fn listed<'a>(&self, dir: InodeId, entry: &'a DirEntry, next: u64) -> ListedEntry<'a> {
         ListedEntry {
+            dir,
             ino: entry.attr.ino,
             kind: entry.attr.kind,
             name: entry.name.as_bytes(),
@@ -502,7 +533,7 @@ fn list_special(offset: u64, since: SystemTime, mut take: impl FnMut(ListedEntry
     let dots = [folder(".", Special::Folder.ino()), folder("..", InodeId::ROOT)];
     let files = Special::FILES.map(|(file, name)| (name, file.ino(), FileKind::File, Some(file.attr(since))));
     for (next, (name, ino, kind, attr)) in (1..).zip(dots.into_iter().chain(files)) {
-        if next > offset && take(ListedEntry { ino, kind, name: name.as_bytes(), next, attr }) {
+        if next > offset && take(ListedEntry { dir: InodeId::ROOT, ino, kind, name: name.as_bytes(), next, attr }) {
             return;
         }
     }

@@ -12,10 +12,11 @@ use crate::stripes::RESERVE;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use torchfs_core::meta::{
-    Allocate, Allocation, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply,
-    MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp, taken_over,
+    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery,
+    MetaReply, MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp, Watch, taken_over,
 };
 use torchfs_core::placement::{LeastLoaded, PlacementPolicy};
 use torchfs_core::rpc::{MetaFault, MetaService};
@@ -23,6 +24,9 @@ use torchfs_core::{Error, Kind, MetaId, NodeId, Result, StripeId};
 
 /// Shards that one heartbeat's reply names for deletion.
 const DELETE_MAX: usize = 512;
+
+/// Clients that wait at the same time for something to change.
+const WATCHERS_MAX: usize = 4096;
 
 /// A metadata node at the service of others.
 #[derive(Debug)]
@@ -34,6 +38,7 @@ pub struct Desk {
     addrs: BTreeMap<MetaId, String>,
     policy: Box<dyn PlacementPolicy>,
     book: Mutex<Book>,
+    watchers: Semaphore,
 }
 
 impl Desk {
@@ -47,7 +52,8 @@ impl Desk {
     ) -> Self {
         let proposer = Proposer::new(consensus.clone(), addrs.clone());
         let (policy, book) = (Box::new(LeastLoaded), Mutex::new(Book::new(0, Instant::now())));
-        Desk { consensus, state, proposer, settings, addrs, policy, book }
+        let watchers = Semaphore::new(WATCHERS_MAX);
+        Desk { consensus, state, proposer, settings, addrs, policy, book, watchers }
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
@@ -273,6 +279,15 @@ impl MetaService for Desk {
             })
         };
         Ok(self.read(reply).await?)
+    }
+
+    async fn watch(&self, watch: Watch) -> Result<Changes, MetaFault> {
+        let Ok(_place) = self.watchers.try_acquire() else {
+            let message = format!("{WATCHERS_MAX} clients watch already; this one is told nothing for now");
+            return Err(Error::new(Kind::Unavailable, message).into());
+        };
+        self.read_barrier().await?;
+        Ok(self.state.feed().changes(watch.seen).await)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{Cluster, PATIENCE, folder, name};
 use torchfs_core::meta::{
-    Command, IfExists, InternalOp, MetaOp, MetaQuery, MetaReply, MetaSession, MetaStore, RenameMode, Timestamp,
+    Change, Command, IfExists, InternalOp, MetaOp, MetaQuery, MetaReply, MetaSession, MetaStore, RenameMode, Timestamp,
 };
 use torchfs_core::rpc::MetaFault;
 use torchfs_core::{ClientId, InodeId, Kind, RequestId};
@@ -258,6 +258,42 @@ async fn nothing_is_lost_or_doubled_when_leaders_stop() {
     cluster.settle().await;
     let dumps = dump(&cluster);
     assert!(dumps.iter().all(|other| other == &dumps[0]), "replicas differ");
+}
+
+/// The names told from `seen` on, until `last` is among them, and how far that was.
+async fn told_until(session: &MetaSession, mut seen: u64, last: &str) -> (Vec<String>, u64) {
+    let mut told = Vec::new();
+    while !told.iter().any(|name| name == last) {
+        let changes = session.watch(Some(seen)).await.expect("answers");
+        seen = changes.upto;
+        let changed = changes.changed.expect("the other nodes remember what their leader told");
+        let names = changed.into_iter().flat_map(|changed| changed.what).filter_map(|change| match change {
+            Change::Name(_, name) => Some(name.to_string()),
+            Change::Inode(_) => None,
+        });
+        told.extend(names);
+    }
+    (told, seen)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_misses_nothing_when_the_leader_changes() {
+    let mut cluster = Cluster::start(3, MetaSettings::default()).await;
+    let (watcher, session) = (cluster.session().await, cluster.session().await);
+    let start = watcher.watch(None).await.expect("answers").upto;
+    let folders: Vec<String> = (0..20).map(|number| format!("folder-{number:02}")).collect();
+    for folder in &folders[..10] {
+        mkdir(&session, folder).await;
+    }
+    let (told, seen) = told_until(&watcher, start, &folders[9]).await;
+    assert_eq!(told, folders[..10]);
+    let leader = cluster.leader().await;
+    cluster.kill(leader);
+    for folder in &folders[10..] {
+        mkdir(&session, folder).await;
+    }
+    let watching = tokio::time::timeout(PATIENCE, told_until(&watcher, seen, &folders[19]));
+    assert_eq!(watching.await.expect("it goes on").0, folders[10..]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

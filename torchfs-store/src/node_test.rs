@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use torchfs_core::checksum::block_checksums;
 use torchfs_core::meta::{
-    Allocate, Allocation, ClusterMap, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery, MetaReply,
-    MetaSession, MetaStore, NodeRecord, NodeState,
+    Allocate, Allocation, Changes, ClusterMap, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery,
+    MetaReply, MetaSession, MetaStore, NodeRecord, NodeState, Watch,
 };
 use torchfs_core::rpc::{MetaFault, MetaService, Server, StorePool};
 use torchfs_core::shard::{ShardRead, ShardStore, ShardStores};
@@ -111,6 +111,10 @@ impl MetaStore for FakeMeta {
         state.beats.push(beat);
         Ok(HeartbeatReply { map: MapVersion(1), delete: state.delete.clone(), horizon: StripeId(0) })
     }
+
+    async fn watch(&self, _: Watch) -> Result<Changes> {
+        Err(Error::new(Kind::Unsupported, "not in this test"))
+    }
 }
 
 #[async_trait]
@@ -126,6 +130,9 @@ impl MetaService for FakeMeta {
     }
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply, MetaFault> {
         Ok(MetaStore::heartbeat(self, beat).await?)
+    }
+    async fn watch(&self, watch: Watch) -> Result<Changes, MetaFault> {
+        Ok(MetaStore::watch(self, watch).await?)
     }
 }
 

@@ -4,12 +4,14 @@
 //! one in this process that is also the model the real one is tested against.
 
 pub mod conformance;
+mod feed;
 pub mod memory;
 mod op;
 mod session;
 mod types;
 mod unnamed;
 
+pub use feed::{Change, Changed, Changes, Feed, Watch};
 pub use op::{Command, IfExists, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, RenameMode, XattrMode};
 pub use session::MetaSession;
 pub use types::{
@@ -54,4 +56,9 @@ pub trait MetaStore: Debug + Send + Sync + 'static {
     /// [`Kind::NotFound`](crate::Kind::NotFound) for a node that never registered,
     /// [`Kind::Exists`](crate::Kind::Exists) for one that has registered at another address since: see [`taken_over`].
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply>;
+
+    /// Waits a moment ([`WATCH_WAIT`](crate::settings::WATCH_WAIT) at most) until something changed after what the watcher
+    /// has seen, and says what. The answer holds every change that was acknowledged to anyone before the question, unless
+    /// it is cut short and `upto` says so; who asks on from there misses none.
+    async fn watch(&self, watch: Watch) -> Result<Changes>;
 }

@@ -3,8 +3,9 @@
 
 use super::unnamed::Unnamed;
 use super::{
-    Allocate, Allocation, Attr, AttrChange, ClusterMap, Command, Content, ContentChange, FsStat, IfExists, Listing,
-    MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved, Status, XattrMode,
+    Allocate, Allocation, Attr, AttrChange, Changes, ClusterMap, Command, Content, ContentChange, FsStat, IfExists,
+    Listing, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved, Status, Watch,
+    XattrMode,
 };
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClientId, InodeId, RequestId, ShardId};
@@ -205,6 +206,20 @@ impl MetaSession {
     /// See there.
     pub async fn allocate(&self, request: Allocate) -> Result<Vec<Allocation>> {
         self.store.allocate(request).await
+    }
+
+    /// Who this is to metadata.
+    #[must_use]
+    pub fn client(&self) -> ClientId {
+        self.client
+    }
+
+    /// [`MetaStore::watch`] for this client.
+    ///
+    /// # Errors
+    /// If metadata does not answer.
+    pub async fn watch(&self, seen: Option<u64>) -> Result<Changes> {
+        self.store.watch(Watch { client: self.client, seen }).await
     }
 
     /// [`MetaQuery::Lookup`].

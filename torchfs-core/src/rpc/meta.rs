@@ -9,7 +9,8 @@ use super::{LeaderHint, MetaFault, MetaRpcRequest, MetaRpcResponse, Service, mis
 use crate::error::{Error, Kind, Result};
 use crate::ids::ClusterId;
 use crate::meta::{
-    Allocate, Allocation, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaQuery, MetaReply, MetaStore,
+    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaQuery, MetaReply, MetaStore,
+    Watch,
 };
 use crate::settings::{META_ATTEMPT_DEADLINE, META_DEADLINE};
 use async_trait::async_trait;
@@ -57,6 +58,8 @@ pub trait MetaService: Debug + Send + Sync + 'static {
     async fn allocate(&self, request: Allocate) -> Result<Vec<Allocation>, MetaFault>;
     /// See [`MetaStore::heartbeat`].
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply, MetaFault>;
+    /// See [`MetaStore::watch`].
+    async fn watch(&self, watch: Watch) -> Result<Changes, MetaFault>;
 }
 
 /// The metadata cluster as its clients reach it.
@@ -355,6 +358,11 @@ impl MetaStore for MetaClient {
         let make = || MetaRpcRequest::Heartbeat { beat: beat.clone() };
         self.ask(Ask { make: &make, take: taking!(Heartbeat), patience: META_DEADLINE }).await
     }
+
+    async fn watch(&self, watch: Watch) -> Result<Changes> {
+        let make = || MetaRpcRequest::Watch { watch };
+        self.ask(Ask { make: &make, take: taking!(Watch), patience: META_DEADLINE }).await
+    }
 }
 
 /// Answers with a metadata node in this process.
@@ -367,7 +375,7 @@ impl Handler for MetaHandler {
     type Response = MetaRpcResponse;
 
     fn is_change(request: &MetaRpcRequest) -> bool {
-        !matches!(request, MetaRpcRequest::Query { .. })
+        !matches!(request, MetaRpcRequest::Query { .. } | MetaRpcRequest::Watch { .. })
     }
 
     async fn handle(self, request: MetaRpcRequest) -> MetaRpcResponse {
@@ -377,6 +385,7 @@ impl Handler for MetaHandler {
             MetaRpcRequest::Query { query } => MetaRpcResponse::Query(meta.query(query).await),
             MetaRpcRequest::Allocate { request } => MetaRpcResponse::Allocate(meta.allocate(request).await),
             MetaRpcRequest::Heartbeat { beat } => MetaRpcResponse::Heartbeat(meta.heartbeat(beat).await),
+            MetaRpcRequest::Watch { watch } => MetaRpcResponse::Watch(meta.watch(watch).await),
         }
     }
 }

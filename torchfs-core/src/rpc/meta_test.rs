@@ -5,8 +5,8 @@ use super::*;
 use crate::checksum::block_checksums;
 use crate::ids::{ClientId, ClusterId, InodeId, MapVersion, NodeId, NodeUuid, RequestId, ShardId, StripeId};
 use crate::meta::{
-    Allocate, Allocation, ClusterMap, FsStat, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery, MetaReply,
-    MetaStore, NodeRecord, NodeState,
+    Allocate, Allocation, Changes, ClusterMap, FsStat, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery,
+    MetaReply, MetaStore, NodeRecord, NodeState, Watch,
 };
 use crate::placement::FailureDomain;
 use crate::shard::memory::MemoryStore;
@@ -101,6 +101,11 @@ impl MetaService for Node {
     async fn heartbeat(&self, _: Heartbeat) -> Result<HeartbeatReply, MetaFault> {
         self.lead().await?;
         Err(Error::new(Kind::NotFound, "never registered").into())
+    }
+
+    async fn watch(&self, watch: Watch) -> Result<Changes, MetaFault> {
+        self.lead().await?;
+        Ok(Changes { upto: watch.seen.unwrap_or(0), changed: None })
     }
 }
 

@@ -33,7 +33,9 @@ pub use store::StoreClient;
 
 use crate::error::{Error, Kind, Result};
 use crate::ids::{MetaId, ShardId};
-use crate::meta::{Allocate, Allocation, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaQuery, MetaReply};
+use crate::meta::{
+    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaQuery, MetaReply, Watch,
+};
 use crate::shard::{ShardBlocks, ShardRead, ShardStat};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +89,8 @@ pub trait MetaRpc {
     async fn allocate(request: Allocate) -> Result<Vec<Allocation>, MetaFault>;
     /// See [`MetaStore::heartbeat`](crate::meta::MetaStore::heartbeat).
     async fn heartbeat(beat: Heartbeat) -> Result<HeartbeatReply, MetaFault>;
+    /// See [`MetaStore::watch`](crate::meta::MetaStore::watch).
+    async fn watch(watch: Watch) -> Result<Changes, MetaFault>;
 }
 
 /// A storage node's shards; the methods are those of [`ShardStore`](crate::shard::ShardStore).

@@ -6,8 +6,8 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::{NodeId, ShardId, StripeId};
 use crate::layout::{Profile, Stripe, StripeShape};
 use crate::meta::{
-    Allocate, Allocation, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaSession,
-    MetaStore,
+    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery, MetaReply,
+    MetaSession, MetaStore, Watch,
 };
 use crate::shard::fault::{Fault, FaultyStore, Requests};
 use crate::shard::memory::{MemoryStore, MemoryStores};
@@ -58,6 +58,10 @@ impl MetaStore for FakeMeta {
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply> {
         Err(Error::new(Kind::Unsupported, format!("{beat:?}")))
+    }
+
+    async fn watch(&self, watch: Watch) -> Result<Changes> {
+        Err(Error::new(Kind::Unsupported, format!("{watch:?}")))
     }
 }
 

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
-use torchfs_core::meta::{MetaAnswer, MetaQuery, MetaReply, Timestamp};
+use torchfs_core::meta::{Changed, Feed, MetaAnswer, MetaQuery, MetaReply, Timestamp};
 use torchfs_core::{ClusterId, Error, IoContext, Kind, Result};
 
 /// The key of the [`Record`]; the state's own keys never begin with this byte.
@@ -51,12 +51,20 @@ pub struct StateStore {
     current: RwLock<Current>,
     snapshot: Mutex<Option<(Meta, SnapshotFile)>>,
     cluster: watch::Sender<Option<ClusterId>>,
+    feed: Feed,
 }
 
 #[derive(Clone, Debug)]
 struct Current {
     kv: FjallKv,
     generation: u64,
+}
+
+impl Record {
+    /// The number of the last applied entry.
+    fn index(&self) -> u64 {
+        self.applied.map_or(0, |id| id.index)
+    }
 }
 
 impl StateStore {
@@ -78,12 +86,14 @@ impl StateStore {
         let current = Current { kv: store.space(&space_name(generation))?, generation };
         let snapshot = newest_snapshot(folder)?;
         let (cluster, _) = watch::channel(None);
+        let feed = Feed::new(read_record(&current.kv)?.index());
         let state = StateStore {
             store,
             folder: folder.to_path_buf(),
             current: RwLock::new(current),
             snapshot: Mutex::new(snapshot),
             cluster,
+            feed,
         };
         state.learn_cluster()?;
         Ok(state)
@@ -101,6 +111,12 @@ impl StateStore {
     #[must_use]
     pub fn cluster(&self) -> watch::Receiver<Option<ClusterId>> {
         self.cluster.subscribe()
+    }
+
+    /// What changed lately, numbered by the log.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// The folder of the snapshots.
@@ -169,6 +185,7 @@ impl StateStore {
             changed.applied = Some(entry.log_id());
             let mut batch = WriteBatch::default();
             let mut outcome = Ok(MetaReply::Done);
+            let mut told = None;
             match &entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Membership(membership) => {
@@ -178,11 +195,16 @@ impl StateStore {
                     let (time, command) = proposal.decode()?;
                     changed.time = time.max(record.time);
                     (batch, outcome) = state::apply(&kv, changed.time, &command)?;
+                    told = Some(Changed { by: command.request.client, what: state::changes(&batch) });
                 }
             }
             batch.changes.push((RECORD.to_vec(), Some(encode(&changed)?)));
             kv.write(batch, Durability::Process)?;
             *record = changed;
+            // Before the answer, so that who asks after it was acknowledged is told of it.
+            if let Some(told) = told {
+                self.feed.push(record.index(), told);
+            }
             if let Some(responder) = responder {
                 responder.send(Applied(outcome));
             }
@@ -222,6 +244,7 @@ impl StateStore {
             &mut *self.current.write().unwrap_or_else(PoisonError::into_inner),
             Current { kv, generation },
         );
+        self.feed.reset(record.index());
         self.store.remove(&space_name(old.generation))?;
         self.adopt(meta, file)?;
         self.learn_cluster()?;

@@ -1,6 +1,6 @@
 //! The key of every record: one prefix byte per table, then numbers in big-endian order. `docs/metadata-state.md` lists them.
 
-use torchfs_core::meta::{Name, Timestamp};
+use torchfs_core::meta::{Change, Name, Timestamp};
 use torchfs_core::{ClientId, InodeId, NodeId, ShardId, StripeId};
 
 /// Every key of the state is in `FROM..TO`; other users of the same store keep out of it.
@@ -134,6 +134,18 @@ pub(super) fn answers(client: ClientId) -> Vec<u8> {
 
 pub(super) fn answer(client: ClientId, sequence: u64) -> Vec<u8> {
     [&answers(client)[..], &sequence.to_be_bytes()].concat()
+}
+
+/// What the record of this key says something of, when it is something that clients keep in mind.
+pub(super) fn subject(key: &[u8]) -> Option<Change> {
+    let (table, rest) = key.split_first()?;
+    let (number, name) = rest.split_first_chunk()?;
+    let ino = InodeId(u64::from_be_bytes(*number));
+    match *table {
+        INODES | EXTENTS | XATTRS => Some(Change::Inode(ino)),
+        ENTRIES => Some(Change::Name(ino, Name::new(name).ok()?)),
+        _ => None,
+    }
 }
 
 /// The first key after all that start with `prefix`. No prefix here is all 0xff.

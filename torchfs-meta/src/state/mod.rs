@@ -37,7 +37,7 @@ pub use standalone::Standalone;
 pub use totals::{Totals, abandoned, fs_stat, garbage_shards, has_orphans, horizon, map, next_stripe, nodes, totals};
 
 use crate::kv::{KvRead, WriteBatch};
-use torchfs_core::meta::{Command, InternalOp, MetaOp, MetaReply, Timestamp};
+use torchfs_core::meta::{Change, Command, InternalOp, MetaOp, MetaReply, Timestamp};
 use torchfs_core::settings::BATCH_OPS_MAX;
 use torchfs_core::{Kind, Result};
 use tx::{Abort, Outcome, Tx, fail};
@@ -57,6 +57,15 @@ pub fn apply(view: &dyn KvRead, time: Timestamp, command: &Command) -> Result<(W
         Err(Abort::Outcome(error)) => Ok((WriteBatch::default(), Err(error))),
         Err(Abort::Broken(error)) => Err(error),
     }
+}
+
+/// The inodes and names that a batch of [`apply`] changes.
+#[must_use]
+pub fn changes(batch: &WriteBatch) -> Vec<Change> {
+    let mut changes: Vec<Change> = batch.changes.iter().filter_map(|(key, _)| keys::subject(key)).collect();
+    changes.sort_unstable();
+    changes.dedup();
+    changes
 }
 
 fn apply_once(tx: &mut Tx<'_>, time: Timestamp, command: &Command) -> Outcome<Result<MetaReply>> {

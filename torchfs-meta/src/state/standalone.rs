@@ -2,15 +2,16 @@
 //!
 //! For tests and for embedding; one process, one copy. Its clock is set by its owner.
 
-use super::{apply, fs_stat, garbage_shards, horizon, map, nodes, query, totals};
+use super::{apply, changes, fs_stat, garbage_shards, horizon, map, nodes, query, totals};
 use crate::kv::{Durability, Kv, KvRead};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use torchfs_core::layout::Profile;
 use torchfs_core::meta::{
-    Allocate, Allocation, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply,
-    MetaStatus, MetaStore, NodeLoad, NodeState, Status, StoreStatus, Timestamp, taken_over,
+    Allocate, Allocation, Changed, Changes, Command, Feed, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp,
+    MetaQuery, MetaReply, MetaStatus, MetaStore, NodeLoad, NodeState, Status, StoreStatus, Timestamp, Watch,
+    taken_over,
 };
 use torchfs_core::settings::GARBAGE_GRACE;
 use torchfs_core::{ClientId, ClusterId, Error, Kind, MetaId, NodeId, RequestId, Result, StripeId};
@@ -24,6 +25,7 @@ pub struct Standalone {
     kv: Box<dyn Kv>,
     durability: Durability,
     turn: Mutex<Turn>,
+    feed: Feed,
 }
 
 /// What is not in the store.
@@ -33,6 +35,8 @@ struct Turn {
     /// The owner's own requests.
     client: ClientId,
     sequence: u64,
+    /// Commands applied since it was opened.
+    applied: u64,
     loads: BTreeMap<NodeId, NodeLoad>,
 }
 
@@ -43,8 +47,8 @@ impl Standalone {
     /// If the store fails, or the profile is impossible.
     pub fn open(kv: Box<dyn Kv>, durability: Durability, cluster: ClusterId, profile: Profile) -> Result<Self> {
         let now = Timestamp::default();
-        let turn = Turn { now, client: ClientId::random(), sequence: 0, loads: BTreeMap::new() };
-        let store = Standalone { kv, durability, turn: Mutex::new(turn) };
+        let turn = Turn { now, client: ClientId::random(), sequence: 0, applied: 0, loads: BTreeMap::new() };
+        let store = Standalone { kv, durability, turn: Mutex::new(turn), feed: Feed::new(0) };
         store.internal(InternalOp::Found { cluster, profile })?;
         Ok(store)
     }
@@ -77,8 +81,8 @@ impl Standalone {
         if !command.op.is_public() {
             return Err(Error::new(Kind::NotPermitted, "only the metadata cluster itself may propose this"));
         }
-        let turn = self.turn();
-        self.write(turn.now, command)
+        let mut turn = self.turn();
+        self.write(&mut turn, command)
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
@@ -88,12 +92,16 @@ impl Standalone {
     fn apply_internal(&self, turn: &mut Turn, op: InternalOp) -> Result<MetaReply> {
         turn.sequence += 1;
         let request = RequestId { client: turn.client, sequence: turn.sequence };
-        self.write(turn.now, &Command { request, answered_below: turn.sequence, op: MetaOp::Internal(op) })
+        let command = Command { request, answered_below: turn.sequence, op: MetaOp::Internal(op) };
+        self.write(turn, &command)
     }
 
-    fn write(&self, time: Timestamp, command: &Command) -> Result<MetaReply> {
-        let (batch, answer) = apply(&*self.kv, time, command)?;
+    fn write(&self, turn: &mut Turn, command: &Command) -> Result<MetaReply> {
+        let (batch, answer) = apply(&*self.kv, turn.now, command)?;
+        let what = changes(&batch);
         self.kv.write(batch, self.durability)?;
+        turn.applied += 1;
+        self.feed.push(turn.applied, Changed { by: command.request.client, what });
         answer
     }
 
@@ -193,5 +201,9 @@ impl MetaStore for Standalone {
             delete: garbage_shards(self.view(), beat.node, before, DELETE_MAX)?,
             horizon: horizon(self.view())?,
         })
+    }
+
+    async fn watch(&self, watch: Watch) -> Result<Changes> {
+        Ok(self.feed.changes(watch.seen).await)
     }
 }

@@ -13,8 +13,8 @@ use crate::ids::{ClusterId, NodeId, NodeUuid};
 use crate::layout::Profile;
 use crate::meta::memory::MemoryMeta;
 use crate::meta::{
-    Allocate, Allocation, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaSession,
-    MetaStore,
+    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, MetaAnswer, MetaOp, MetaQuery, MetaReply,
+    MetaSession, MetaStore, Watch,
 };
 use crate::placement::FailureDomain;
 use crate::shard::ShardStores;
@@ -68,6 +68,10 @@ impl MetaStore for FaultyMeta {
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply> {
         self.inner.heartbeat(beat).await
+    }
+
+    async fn watch(&self, watch: Watch) -> Result<Changes> {
+        self.inner.watch(watch).await
     }
 }
 

@@ -9,6 +9,7 @@ mod errors;
 mod names;
 mod once;
 mod stripes;
+mod watch;
 
 use super::{
     Allocate, Attr, Command, ContentChange, IfExists, MetaOp, MetaReply, MetaSession, MetaStore, Name, NewInode,
@@ -46,6 +47,7 @@ where
     Box::pin(content::refusals(case().await)).await;
     Box::pin(stripes::accounting(case().await)).await;
     Box::pin(stripes::nodes(case().await)).await;
+    Box::pin(watch::changes(case().await)).await;
 }
 
 /// A cluster under check.

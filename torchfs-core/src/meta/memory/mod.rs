@@ -10,8 +10,8 @@ mod names;
 mod paths;
 
 use super::{
-    Allocate, Allocation, Attr, Command, FileKind, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp,
-    MetaQuery, MetaReply, MetaStore, Name, NewKind, NodeRecord, Timestamp,
+    Allocate, Allocation, Attr, Change, Changed, Changes, Command, Feed, FileKind, Heartbeat, HeartbeatReply,
+    InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewKind, NodeRecord, Timestamp, Watch,
 };
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClientId, ClusterId, InodeId, NodeId, RequestId, StripeId, Version};
@@ -26,14 +26,17 @@ const DELETE_MAX: usize = 256;
 
 /// A metadata store in memory. Its clock stands still unless it is set.
 #[derive(Debug)]
-pub struct MemoryMeta(Mutex<Model>);
+pub struct MemoryMeta {
+    model: Mutex<Model>,
+    feed: Feed,
+}
 
 impl MemoryMeta {
     /// A new cluster with this profile on the root folder and no storage nodes; they
     /// [register](MetaOp::Register) like any other.
     #[must_use]
     pub fn new(cluster: ClusterId, profile: Profile) -> Self {
-        MemoryMeta(Mutex::new(Model::new(cluster, profile, Timestamp::default())))
+        MemoryMeta { model: Mutex::new(Model::new(cluster, profile, Timestamp::default())), feed: Feed::new(0) }
     }
 
     /// Sets the time of later operations.
@@ -57,7 +60,13 @@ impl MemoryMeta {
         if !command.op.is_public() {
             return fail(Kind::NotPermitted, "only the metadata cluster itself may propose this");
         }
-        self.model().apply(command)
+        let mut model = self.model();
+        let mut what = model.involved(&command.op);
+        let answer = model.apply(command);
+        what.extend(model.involved(&command.op));
+        model.applied += 1;
+        self.feed.push(model.applied, Changed { by: command.request.client, what: what.into_iter().collect() });
+        answer
     }
 
     /// [`MetaStore::query`], at once.
@@ -69,7 +78,7 @@ impl MemoryMeta {
     }
 
     fn model(&self) -> MutexGuard<'_, Model> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,6 +99,10 @@ impl MetaStore for MemoryMeta {
     async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatReply> {
         self.model().heartbeat(&beat)
     }
+
+    async fn watch(&self, watch: Watch) -> Result<Changes> {
+        Ok(self.feed.changes(watch.seen).await)
+    }
 }
 
 #[derive(Debug)]
@@ -109,6 +122,8 @@ struct Model {
     loads: BTreeMap<NodeId, super::NodeLoad>,
     map_version: u64,
     clients: BTreeMap<ClientId, Client>,
+    /// Commands so far.
+    applied: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -172,6 +187,7 @@ impl Model {
             loads: BTreeMap::new(),
             map_version: 1,
             clients: BTreeMap::new(),
+            applied: 0,
         }
     }
 
@@ -225,6 +241,31 @@ impl Model {
                 self.register(*uuid, addr, domain, *capacity_bytes)
             }
             MetaOp::Internal(op) => self.run_internal(op),
+        }
+    }
+
+    /// The names in an operation, what they lead to now, and the inodes in it: all that it can change.
+    fn involved(&self, op: &MetaOp) -> BTreeSet<Change> {
+        let name = |parent: &InodeId, name: &Name| {
+            let leads_to = self.folders.get(parent).and_then(|entries| entries.get(name)).copied();
+            let inodes = [*parent].into_iter().chain(leads_to).map(Change::Inode);
+            inodes.chain([Change::Name(*parent, name.clone())]).collect::<BTreeSet<_>>()
+        };
+        match op {
+            MetaOp::Create { parent, name: new, .. }
+            | MetaOp::Link { parent, name: new, .. }
+            | MetaOp::Unlink { parent, name: new }
+            | MetaOp::Rmdir { parent, name: new } => name(parent, new),
+            MetaOp::Rename { parent, name: old, new_parent, new_name, .. } => {
+                name(parent, old).union(&name(new_parent, new_name)).cloned().collect()
+            }
+            MetaOp::SetAttr { ino, .. }
+            | MetaOp::Commit { ino, .. }
+            | MetaOp::SetXattr { ino, .. }
+            | MetaOp::RemoveXattr { ino, .. }
+            | MetaOp::SetProfile { ino, .. } => BTreeSet::from([Change::Inode(*ino)]),
+            MetaOp::Batch(ops) => ops.iter().flat_map(|op| self.involved(op)).collect(),
+            MetaOp::ReportShards(_) | MetaOp::Register { .. } | MetaOp::Internal(_) => BTreeSet::new(),
         }
     }
 
