@@ -533,7 +533,9 @@ fn list_special(offset: u64, since: SystemTime, mut take: impl FnMut(ListedEntry
     let dots = [folder(".", Special::Folder.ino()), folder("..", InodeId::ROOT)];
     let files = Special::FILES.map(|(file, name)| (name, file.ino(), FileKind::File, Some(file.attr(since))));
     for (next, (name, ino, kind, attr)) in (1..).zip(dots.into_iter().chain(files)) {
-        if next > offset && take(ListedEntry { dir: InodeId::ROOT, ino, kind, name: name.as_bytes(), next, attr }) {
+        if next > offset
+            && take(ListedEntry { dir: Special::Folder.ino(), ino, kind, name: name.as_bytes(), next, attr })
+        {
             return;
         }
     }
