@@ -3,8 +3,10 @@
 //! Rules: a file's writes are committed when the handle that made them is closed or synced, and the result is what close(2) or
 //! fsync(2) returns; attributes of a file with uncommitted writes show them.
 
+mod listing;
+
 use crate::caller::Caller;
-use crate::handles::{Handles, OpenDir, OpenFile, Pages};
+use crate::handles::{Handles, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::special::Special;
 use crate::stats::MountStats;
@@ -16,8 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
-    Attr, AttrChange, DirEntry, FileKind, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime,
-    XattrMode,
+    Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
 };
 use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
 
@@ -27,9 +28,6 @@ const PASSTHROUGH_BYTES_MIN: u64 = 1024 * 1024;
 
 /// A file is at rest when its content was not changed for so long.
 const AT_REST: Duration = Duration::from_secs(60);
-
-/// Entries asked of metadata at a time.
-const PAGE_ENTRIES: u32 = 1024;
 
 /// What setattr(2) and its relatives ask for.
 #[derive(Clone, Debug, Default)]
@@ -62,20 +60,6 @@ pub struct Opened {
     pub io: IoMode,
     /// Whether pages that the kernel has of it are still right.
     pub keep_pages: bool,
-}
-
-/// An entry as readdir wants it.
-#[derive(Debug)]
-pub struct ListedEntry<'a> {
-    /// The folder that is listed.
-    pub dir: InodeId,
-    pub ino: InodeId,
-    pub kind: FileKind,
-    pub name: &'a [u8],
-    /// The offset that continues after it.
-    pub next: u64,
-    /// Attributes, except for `.` and `..`.
-    pub attr: Option<Attr>,
 }
 
 /// One mounted file system.
@@ -134,14 +118,6 @@ impl Volume {
 
     pub fn meta(&self) -> &MetaSession {
         self.client.meta()
-    }
-
-    /// The kernel takes an entry of a listing for the answer to a lookup.
-    pub fn tell_listed(&self, parent: InodeId, name: &[u8], attr: &Attr) {
-        self.handles.tell(attr);
-        if let Ok(name) = Name::new(name) {
-            self.told.entry(parent, name, attr.ino);
-        }
     }
 
     /// As [`Volume::tell`], with the name that leads there.
@@ -441,103 +417,6 @@ impl Volume {
         Special::refuse(ino)?;
         check_xattr_name(&name, Kind::NoAttribute)?;
         self.client.meta().remove_xattr(ino, name).await
-    }
-
-    /// Gives entries from `offset` on to `take` until it says it is full (true).
-    pub async fn read_dir(
-        &self,
-        handle: u64,
-        offset: u64,
-        mut take: impl FnMut(ListedEntry<'_>) -> bool,
-    ) -> Result<()> {
-        let dir = self.handles.dir(handle)?;
-        if Special::of(dir.ino).is_some() {
-            list_special(offset, self.began.1, take);
-            return Ok(());
-        }
-        let mut pages = dir.pages.lock().await;
-        if offset == 0 {
-            *pages = Pages { parent: Some(self.client.meta().parent(dir.ino).await?.ino), ..Pages::default() };
-        }
-        let parent = pages.parent.unwrap_or(dir.ino);
-        for (at, (name, ino)) in [(b".".as_slice(), dir.ino), (b"..".as_slice(), parent)].into_iter().enumerate() {
-            let next = at as u64 + 1;
-            let entry = ListedEntry { dir: dir.ino, ino, kind: FileKind::Directory, name, next, attr: None };
-            if offset <= at as u64 && take(entry) {
-                return Ok(());
-            }
-        }
-        let mut number = offset.saturating_sub(2);
-        loop {
-            self.load_page(&dir, &mut pages, number).await?;
-            let first = pages.starts[pages.page].0;
-            while let Some(entry) = pages.entries.get((number - first) as usize) {
-                if take(self.listed(dir.ino, entry, number + 3)) {
-                    return Ok(());
-                }
-                number += 1;
-            }
-            if !pages.more {
-                return Ok(());
-            }
-        }
-    }
-
-    fn listed<'a>(&self, dir: InodeId, entry: &'a DirEntry, next: u64) -> ListedEntry<'a> {
-        ListedEntry {
-            dir,
-            ino: entry.attr.ino,
-            kind: entry.attr.kind,
-            name: entry.name.as_bytes(),
-            next,
-            attr: Some(self.with_writes(entry.attr.clone())),
-        }
-    }
-
-    /// Loads the page that holds entry `number`, walking forward from the last page known.
-    async fn load_page(&self, dir: &OpenDir, pages: &mut Pages, number: u64) -> Result<()> {
-        if pages.starts.is_empty() {
-            pages.starts.push((0, None));
-            self.fetch_page(dir, pages, 0).await?;
-        }
-        let wanted = pages.starts.partition_point(|(first, _)| *first <= number) - 1;
-        if wanted != pages.page {
-            self.fetch_page(dir, pages, wanted).await?;
-        }
-        while pages.more && number >= pages.starts[pages.page].0 + pages.entries.len() as u64 {
-            let next = pages.page + 1;
-            if next == pages.starts.len() {
-                let first = pages.starts[pages.page].0 + pages.entries.len() as u64;
-                let after = pages.entries.last().map(|entry| entry.name.clone());
-                pages.starts.push((first, after));
-            }
-            self.fetch_page(dir, pages, next).await?;
-        }
-        Ok(())
-    }
-
-    async fn fetch_page(&self, dir: &OpenDir, pages: &mut Pages, page: usize) -> Result<()> {
-        let after = pages.starts[page].1.clone();
-        let listing = self.client.meta().list(dir.ino, after, PAGE_ENTRIES).await?;
-        // An empty page that promises more would never end.
-        pages.more = listing.more && !listing.entries.is_empty();
-        pages.entries = listing.entries;
-        pages.page = page;
-        Ok(())
-    }
-}
-
-/// Gives the entries of `.torchfs` to `take`.
-fn list_special(offset: u64, since: SystemTime, mut take: impl FnMut(ListedEntry<'_>) -> bool) {
-    let folder = |name, ino| (name, ino, FileKind::Directory, None);
-    let dots = [folder(".", Special::Folder.ino()), folder("..", InodeId::ROOT)];
-    let files = Special::FILES.map(|(file, name)| (name, file.ino(), FileKind::File, Some(file.attr(since))));
-    for (next, (name, ino, kind, attr)) in (1..).zip(dots.into_iter().chain(files)) {
-        if next > offset
-            && take(ListedEntry { dir: Special::Folder.ino(), ino, kind, name: name.as_bytes(), next, attr })
-        {
-            return;
-        }
     }
 }
 
