@@ -323,13 +323,12 @@ impl Cluster {
         kill(self.metas[number].take());
     }
 
-    /// Waits until a metadata node has ended by itself.
+    /// Waits until a metadata node has ended by itself, and returns its exit code.
     ///
     /// # Panics
     /// If it does not.
-    pub fn wait_for_end_of_meta(&mut self, number: usize) {
-        let mut node = self.metas[number].take().expect("the node runs");
-        wait_until("the metadata node ends", || node.try_wait().expect("it can be asked").is_some());
+    pub fn wait_for_end_of_meta(&mut self, number: usize) -> Option<i32> {
+        wait_for_end(self.metas[number].take())
     }
 
     /// Kills a metadata node with SIGKILL, unless it has ended by itself.
@@ -349,7 +348,7 @@ impl Cluster {
     /// # Panics
     /// If it does not run.
     pub fn freeze_store(&self, number: usize) {
-        self.signal_store(number, rustix::process::Signal::STOP);
+        signal(self.stores[number].as_ref(), rustix::process::Signal::STOP);
     }
 
     /// Ends what [`Cluster::freeze_store`] began.
@@ -357,13 +356,23 @@ impl Cluster {
     /// # Panics
     /// If it does not run.
     pub fn thaw_store(&self, number: usize) {
-        self.signal_store(number, rustix::process::Signal::CONT);
+        signal(self.stores[number].as_ref(), rustix::process::Signal::CONT);
     }
 
-    fn signal_store(&self, number: usize, signal: rustix::process::Signal) {
-        let child = self.stores[number].as_ref().expect("the node runs");
-        let pid = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(pid, signal).expect("it takes signals");
+    /// [`Cluster::freeze_store`] for a metadata node.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn freeze_meta(&self, number: usize) {
+        signal(self.metas[number].as_ref(), rustix::process::Signal::STOP);
+    }
+
+    /// Ends what [`Cluster::freeze_meta`] began.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn thaw_meta(&self, number: usize) {
+        signal(self.metas[number].as_ref(), rustix::process::Signal::CONT);
     }
 
     /// Waits until a storage node has ended by itself, and returns its exit code.
@@ -371,9 +380,7 @@ impl Cluster {
     /// # Panics
     /// If it does not.
     pub fn wait_for_end_of_store(&mut self, number: usize) -> Option<i32> {
-        let mut node = self.stores[number].take().expect("the node runs");
-        wait_until("the storage node ends", || node.try_wait().expect("it can be asked").is_some());
-        node.wait().expect("it has ended").code()
+        wait_for_end(self.stores[number].take())
     }
 
     /// Kills every process.
@@ -458,6 +465,17 @@ impl Cluster {
 fn count_stores(status: &Value, state: &str) -> usize {
     let stores = status["stores"].as_array().map(Vec::as_slice).unwrap_or_default();
     stores.iter().filter(|store| store["state"] == state).count()
+}
+
+fn signal(child: Option<&Child>, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(child.expect("the node runs"));
+    rustix::process::kill_process(pid, signal).expect("it takes signals");
+}
+
+fn wait_for_end(child: Option<Child>) -> Option<i32> {
+    let mut node = child.expect("the node runs");
+    wait_until("the node ends", || node.try_wait().expect("it can be asked").is_some());
+    node.wait().expect("it has ended").code()
 }
 
 fn kill(child: Option<Child>) {

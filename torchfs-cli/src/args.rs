@@ -156,7 +156,8 @@ Example, on host a (the same on b and c with their --id):
   torchfs meta --id 1 --listen 0.0.0.0:7100 --peers 1=a:7100,2=b:7100,3=c:7100 --data /var/lib/torchfs-meta
 
 A new cluster forms when all its metadata nodes have been up together once; then a majority is enough. A node whose DIR is
-lost starts with the same --id and an empty DIR, and catches up. Never run a copy of DIR, nor one from a backup.")]
+lost starts with the same --id and an empty DIR, or a backup of it, and catches up before it votes; so does one whose DIR was
+copied elsewhere. Two copies of one DIR do not run at the same time.")]
 pub struct Meta {
     /// This node's number, one of --peers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

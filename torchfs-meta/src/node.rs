@@ -80,9 +80,9 @@ impl MetaNode {
         config.profile.checked()?;
         let addr = listener.local_addr().io(|| "look up the port of a metadata node")?;
         let stores = open(&config).await?;
-        let peers = Arc::new(Peers::new(config.id, config.peers.clone(), stores.state.cluster()));
-        let alarm = peers.alarm();
         let Stores { log, state, closing, claim, incarnations } = stores;
+        let peers = Peers::new(config.id, config.peers.clone(), state.cluster(), incarnations.clone());
+        let (alarm, peers) = (peers.alarm(), Arc::new(peers));
         let consensus =
             Consensus::start(config.id, peers, log, state.clone(), incarnations, settings.compaction).await?;
         let desk = Arc::new(Desk::new(consensus.clone(), state.clone(), config.peers.clone(), settings));
@@ -219,7 +219,7 @@ impl Guard {
     async fn run(mut self) {
         let end = tokio::select! {
             () = self.stop.cancelled() => Ok(()),
-            error = Self::joined(&self.consensus, &self.members) => {
+            error = self.consensus.join(&self.members) => {
                 Err(error.context(format!("join the metadata cluster with data folder {}", self.folder.display())))
             }
             error = self.consensus.stopped() => {
@@ -234,13 +234,6 @@ impl Guard {
         // A node that cannot go on must not look alive.
         self.stop.cancel();
         self.end.send_replace(Some(end));
-    }
-
-    async fn joined(consensus: &Consensus, members: &BTreeMap<MetaId, String>) -> Error {
-        match consensus.join(members).await {
-            Err(error) => error,
-            Ok(()) => std::future::pending().await,
-        }
     }
 
     async fn alarmed(alarm: &mut watch::Receiver<Option<Error>>) -> Error {

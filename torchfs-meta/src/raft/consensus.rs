@@ -126,8 +126,7 @@ impl Consensus {
     /// The service for the other nodes.
     #[must_use]
     pub fn service(&self) -> Arc<dyn RaftService> {
-        let (gate, incarnations) = (self.gate.clone(), self.incarnations.clone());
-        Arc::new(Peer::new(self.id, self.raft.clone(), self.state.clone(), gate, incarnations))
+        Arc::new(Peer::new(self))
     }
 
     /// Has a proposal ordered, stored by a majority and applied.

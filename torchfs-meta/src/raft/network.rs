@@ -1,8 +1,8 @@
 //! What metadata nodes say to each other, and how it is sent. What is answered is in [`super::peer`].
 
 use super::snapshot::SnapshotFile;
-use super::{TypeConfig, Vote, decode, encode};
-use crate::identity::Met;
+use super::{LogId, TypeConfig, Vote, decode, encode};
+use crate::identity::{Incarnations, Introduction, Met};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
@@ -30,10 +30,14 @@ pub(super) const INSTALL_DEADLINE: Duration = Duration::from_secs(300);
 /// Bytes of a snapshot in one message.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A message to a peer. It names who is meant, so that a wrong address in `--peers` is noticed.
+/// A message to a peer. It names who is meant, so that a wrong address in `--peers` is noticed, and which processes speak with
+/// each other, so that nobody listens to one whose place another has taken.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Letter {
-    pub(super) to: u64,
+    pub(super) to: MetaId,
+    pub(super) to_start: Option<u128>,
+    pub(super) from: MetaId,
+    pub(super) from_start: u128,
     pub(super) call: Call,
 }
 
@@ -45,30 +49,44 @@ pub(super) enum Call {
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
     Snapshot(Piece),
-    Hello(Hello),
+    /// Who speaks: see [`super::joining`].
+    Hello(Introduction),
+    /// Which start answers at this address.
+    Who,
     /// Up to where entries are committed, asked of a leader.
     Committed,
 }
 
-/// Who a node says it is: see [`super::joining`].
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Hello {
-    pub(super) from: MetaId,
-    pub(super) incarnation: u128,
+impl Call {
+    /// Whether it is said before the two know each other.
+    pub(super) fn is_greeting(&self) -> bool {
+        matches!(self, Call::Hello(_) | Call::Who)
+    }
 }
 
 /// What a node knows that a peer may have forgotten.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub(super) struct Known {
-    /// Of the one who answers.
-    pub(super) incarnation: u128,
-    /// What the peer's incarnation is to it.
+    /// The one who answers.
+    pub(super) own: Introduction,
+    /// What the peer is to it.
     pub(super) met: Met,
     /// Whether it has ever voted or stored anything.
     pub(super) formed: bool,
     /// Its own vote.
     pub(super) vote: Vote,
+    /// The last entry that it has stored.
+    pub(super) last: Option<LogId>,
+}
+
+/// Why a greeting is not returned.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Refusal {
+    /// A process of this node answers at its address, and it is another one.
+    Running(String),
+    /// The node was started from another folder since.
+    Outdated,
 }
 
 /// Some bytes of a snapshot file, in order.
@@ -93,6 +111,8 @@ pub(super) enum Answer {
     Stored,
     Installed(SnapshotResponse<TypeConfig>),
     Known(Known),
+    Refused(Refusal),
+    Start(u128),
     /// `None` from a node that does not lead, or cannot be sure that it does.
     Committed(Option<u64>),
 }
@@ -114,14 +134,22 @@ pub struct Peers {
     clients: Mutex<BTreeMap<(u64, Lane), Arc<RaftClient>>>,
     strangers: Mutex<BTreeSet<u64>>,
     alarm: watch::Sender<Option<Error>>,
+    incarnations: Arc<Incarnations>,
+    ungreeted: watch::Sender<BTreeSet<MetaId>>,
 }
 
 impl Peers {
     /// The peers of node `id`, reached at `addrs`.
     #[must_use]
-    pub fn new(id: MetaId, addrs: BTreeMap<MetaId, String>, cluster: watch::Receiver<Option<ClusterId>>) -> Self {
-        let (alarm, _) = watch::channel(None);
-        Peers { id, addrs, cluster, clients: Mutex::default(), strangers: Mutex::default(), alarm }
+    pub fn new(
+        id: MetaId,
+        addrs: BTreeMap<MetaId, String>,
+        cluster: watch::Receiver<Option<ClusterId>>,
+        incarnations: Arc<Incarnations>,
+    ) -> Self {
+        let ((alarm, _), (ungreeted, _)) = (watch::channel(None), watch::channel(BTreeSet::new()));
+        let (clients, strangers) = Default::default();
+        Peers { id, addrs, cluster, clients, strangers, alarm, incarnations, ungreeted }
     }
 
     /// Set when most peers say that they belong to another cluster: then it is this node that is in the wrong one.
@@ -130,17 +158,42 @@ impl Peers {
         self.alarm.subscribe()
     }
 
-    /// Asks a peer something, outside of openraft.
-    pub(super) async fn ask(&self, peer: MetaId, call: Call, deadline: Duration) -> Result<Answer> {
-        let missing = || Error::new(Kind::NotFound, format!("metadata node {peer} is none of the peers"));
-        let addr = self.addrs.get(&peer).ok_or_else(missing)?;
-        self.exchange(&self.client(peer.0, addr, Lane::Pulse), peer.0, call, deadline).await
+    /// Who turned out not to know this process, or to be another one than is known; they are to be greeted again.
+    pub(super) fn ungreeted(&self) -> watch::Receiver<BTreeSet<MetaId>> {
+        self.ungreeted.subscribe()
     }
 
-    async fn exchange(&self, client: &RaftClient, target: u64, call: Call, deadline: Duration) -> Result<Answer> {
-        let letter = encode(&Letter { to: target, call })?;
+    pub(super) fn greet_again(&self, peer: MetaId) {
+        self.ungreeted.send_if_modified(|peers| peers.insert(peer));
+    }
+
+    pub(super) fn greeted(&self, peer: MetaId) {
+        self.ungreeted.send_if_modified(|peers| peers.remove(&peer));
+    }
+
+    /// Where a peer is.
+    pub(super) fn addr(&self, peer: MetaId) -> Result<&str> {
+        let missing = || Error::new(Kind::NotFound, format!("metadata node {peer} is none of the peers"));
+        self.addrs.get(&peer).map(String::as_str).ok_or_else(missing)
+    }
+
+    /// Asks a peer something, outside of openraft.
+    pub(super) async fn ask(&self, peer: MetaId, call: Call, deadline: Duration) -> Result<Answer> {
+        self.exchange(&self.client(peer.0, self.addr(peer)?, Lane::Pulse), peer, call, deadline).await
+    }
+
+    async fn exchange(&self, client: &RaftClient, target: MetaId, call: Call, deadline: Duration) -> Result<Answer> {
+        let (is_greeting, to_start) = (call.is_greeting(), self.incarnations.start_of(target));
+        if !is_greeting && to_start.is_none() {
+            return Err(Error::new(Kind::Unavailable, format!("metadata node {target} has not been greeted yet")));
+        }
+        let from_start = self.incarnations.start();
+        let letter = encode(&Letter { to: target, to_start, from: self.id, from_start, call })?;
         let answer = client.call(Payload::from(letter), deadline).await;
         self.heard(target, answer.as_ref().err());
+        if !is_greeting && self.incarnations.start_of(target) != to_start {
+            return Err(Error::new(Kind::Unavailable, format!("metadata node {target} was started again meanwhile")));
+        }
         decode(&answer?, "a peer's answer").map_err(|error: Error| error.with_kind(Kind::Protocol))
     }
 
@@ -151,14 +204,15 @@ impl Peers {
         clients.entry((target, lane)).or_insert_with(client).clone()
     }
 
-    fn heard(&self, peer: u64, outcome: Option<&Error>) {
+    fn heard(&self, peer: MetaId, outcome: Option<&Error>) {
         let mut strangers = lock(&self.strangers);
         match outcome {
             None => {
-                strangers.remove(&peer);
+                strangers.remove(&peer.0);
             }
+            Some(error) if error.kind() == Kind::Conflict => self.greet_again(peer),
             Some(error) if error.kind() == Kind::WrongCluster => {
-                strangers.insert(peer);
+                strangers.insert(peer.0);
                 let others = self.addrs.keys().filter(|&&id| id != self.id).count();
                 if strangers.len() * 2 > others {
                     self.alarm.send_replace(Some(error.clone()));
@@ -210,7 +264,7 @@ pub(super) struct Link {
 
 impl Link {
     async fn ask(&self, call: Call, deadline: Duration) -> Result<Answer> {
-        self.peers.exchange(&self.client, self.target, call, deadline).await
+        self.peers.exchange(&self.client, MetaId(self.target), call, deadline).await
     }
 
     async fn send_pieces(&self, vote: Vote, snapshot: SnapshotFile) -> Result<SnapshotResponse<TypeConfig>> {

@@ -1,10 +1,11 @@
 //! Answers the other metadata nodes.
 
+use super::consensus::Consensus;
 use super::gate::Gate;
-use super::network::{Answer, Call, Hello, INSTALL_DEADLINE, Known, Letter, Piece};
+use super::network::{Answer, Call, INSTALL_DEADLINE, Known, Letter, Peers, Piece, Refusal};
 use super::snapshot::{Meta, SnapshotFile};
 use super::{StateMachine, StateStore, TypeConfig, decode, encode, stopped};
-use crate::identity::{Incarnations, Met};
+use crate::identity::{Incarnations, Introduction, Met};
 use async_trait::async_trait;
 use openraft::errors::RaftError;
 use openraft::storage::Snapshot;
@@ -14,15 +15,24 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
 use torchfs_core::rpc::{Payload, RaftService};
 use torchfs_core::settings::META_ATTEMPT_DEADLINE;
 use torchfs_core::{Error, IoContext, Kind, MetaId, Result};
+
+/// How long a process that has a node's place may take to say so, or to end.
+const PRESENCE_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// How long to wait before it is asked again.
+const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The Raft service of one node.
 pub(super) struct Peer {
     id: MetaId,
     raft: Raft<TypeConfig, StateMachine>,
     inbox: Arc<Inbox>,
+    peers: Arc<Peers>,
     gate: Arc<Gate>,
     incarnations: Arc<Incarnations>,
 }
@@ -34,22 +44,20 @@ impl fmt::Debug for Peer {
 }
 
 impl Peer {
-    pub(super) fn new(
-        id: MetaId,
-        raft: Raft<TypeConfig, StateMachine>,
-        state: Arc<StateStore>,
-        gate: Arc<Gate>,
-        incarnations: Arc<Incarnations>,
-    ) -> Self {
-        Peer { id, raft, inbox: Arc::new(Inbox { state, arriving: Mutex::default() }), gate, incarnations }
+    /// The service of this part in Raft.
+    pub(super) fn new(of: &Consensus) -> Self {
+        let inbox = Arc::new(Inbox { state: of.state.clone(), arriving: Mutex::default() });
+        let (peers, gate, incarnations) = (of.peers.clone(), of.gate.clone(), of.incarnations.clone());
+        Peer { id: of.id, raft: of.raft.clone(), inbox, peers, gate, incarnations }
     }
 
     async fn answer(&self, call: Call) -> Result<Answer> {
         match &call {
             Call::Append(request) => self.gate.obey(&request.vote).await?,
             Call::Snapshot(piece) => self.gate.obey(&piece.vote).await?,
-            Call::Vote(_) | Call::PreVote(_) | Call::Transfer(_) => self.gate.vote().await?,
-            Call::Hello(_) | Call::Committed => {}
+            Call::Vote(request) | Call::PreVote(request) => self.gate.vote(request.last_log_id.as_ref()).await?,
+            Call::Transfer(request) => self.gate.vote(request.last_log_id()).await?,
+            Call::Hello(_) | Call::Who | Call::Committed => {}
         }
         match call {
             Call::Append(request) => self.raft.append_entries(request).await.map(Answer::Append).map_err(stopped),
@@ -60,32 +68,68 @@ impl Peer {
                 answer.map(Answer::Transfer).map_err(|fatal| stopped(RaftError::<_>::Fatal(fatal)))
             }
             Call::Snapshot(piece) => self.take(piece).await,
-            Call::Hello(hello) => self.greeted(hello).await.map(Answer::Known),
-            Call::Committed => self.committed().await.map(Answer::Committed),
+            Call::Hello(peer) => self.greeted(peer).await,
+            Call::Who => Ok(Answer::Start(self.incarnations.start())),
+            Call::Committed => committed(&self.raft).await.map(Answer::Committed),
         }
     }
 
-    async fn greeted(&self, hello: Hello) -> Result<Known> {
-        let (incarnations, from) = (self.incarnations.clone(), hello.from);
-        let meet = move || incarnations.meet(from, hello.incarnation);
+    async fn greeted(&self, peer: Introduction) -> Result<Answer> {
+        let from = peer.from;
+        let (met, is_takeover) = self.incarnations.look_at(&peer)?;
+        if met != Met::Outdated && is_takeover && self.runs_already(&peer).await {
+            return Ok(Answer::Refused(Refusal::Running(self.peers.addr(from)?.to_owned())));
+        }
+        let incarnations = self.incarnations.clone();
+        let meet = move || incarnations.meet(&peer);
         let met = tokio::task::spawn_blocking(meet).await.map_err(|_| cancelled())??;
+        if met == Met::Outdated {
+            return Ok(Answer::Refused(Refusal::Outdated));
+        }
         if met == Met::Another {
             // Its log is shorter than this node, should it lead, has seen it. That a node does not lead is no failure.
             self.raft.trigger().allow_next_revert(&from.0, true).await.map_err(stopped)?.ok();
         }
         let formed = self.raft.is_initialized().await.map_err(stopped)?;
-        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(stopped)?;
-        Ok(Known { incarnation: self.incarnations.own(), met, formed, vote })
+        let (vote, last) = self
+            .raft
+            .with_raft_state(|state| (*state.vote_ref(), state.log_ids.last().cloned()))
+            .await
+            .map_err(stopped)?;
+        Ok(Answer::Known(Known { own: self.incarnations.introduction(from), met, formed, vote, last }))
     }
 
-    async fn committed(&self) -> Result<Option<u64>> {
-        // By asking a majority now: an earlier confirmation may be from before the one who asks had started.
-        let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
-        match tokio::time::timeout(META_ATTEMPT_DEADLINE / 2, confirmed).await {
-            Ok(Ok(read)) => Ok(Some(read.read_log_id().index())),
-            Ok(Err(RaftError::APIError(_))) | Err(_) => Ok(None),
-            Ok(Err(fatal)) => Err(stopped(fatal)),
+    /// Whether another process of this node answers at the node's address. Only after its end may its place be taken.
+    async fn runs_already(&self, peer: &Introduction) -> bool {
+        let end = Instant::now() + PRESENCE_DEADLINE;
+        loop {
+            let who = self.peers.ask(peer.from, Call::Who, end.saturating_duration_since(Instant::now())).await;
+            let other = match who {
+                Ok(Answer::Start(start)) if start == peer.start => return false,
+                who => matches!(who, Ok(Answer::Start(_))),
+            };
+            if Instant::now() + PRESENCE_PAUSE >= end {
+                return other;
+            }
+            // One that answers may be ending; one that does not may have lost a connection a moment ago.
+            sleep(PRESENCE_PAUSE).await;
         }
+    }
+
+    /// Whether the two processes are those that know each other. If not, one of them learns it by a greeting.
+    fn check(&self, letter: &Letter) -> Result<()> {
+        let (from, to, is_greeting) = (letter.from, letter.to, letter.call.is_greeting());
+        let start = self.incarnations.start();
+        if letter.to_start.is_some_and(|known| known != start) {
+            self.peers.greet_again(from);
+        }
+        if is_greeting
+            || (letter.to_start == Some(start) && Some(letter.from_start) == self.incarnations.start_of(from))
+        {
+            return Ok(());
+        }
+        let message = format!("metadata node {from} and this start of metadata node {to} have not greeted each other");
+        Err(Error::new(Kind::Conflict, message))
     }
 
     async fn take(&self, piece: Piece) -> Result<Answer> {
@@ -96,7 +140,7 @@ impl Peer {
             return Ok(Answer::Stored);
         };
         let install = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot });
-        match tokio::time::timeout(INSTALL_DEADLINE, install).await {
+        match timeout(INSTALL_DEADLINE, install).await {
             Ok(Ok(response)) => Ok(Answer::Installed(response)),
             Ok(Err(fatal)) => Err(stopped(RaftError::<_>::Fatal(fatal))),
             Err(_) => Err(Error::new(Kind::Timeout, "the snapshot is still being installed")),
@@ -108,14 +152,26 @@ impl Peer {
 impl RaftService for Peer {
     async fn call(&self, request: Payload) -> Result<Payload> {
         let letter: Letter = decode(&request, "a peer's message").map_err(|error| error.with_kind(Kind::Protocol))?;
-        if letter.to != self.id.0 {
+        if letter.to != self.id {
             let message = format!(
                 "this is metadata node {}, not {}: give every node the same --peers, each with its own --id",
                 self.id, letter.to
             );
             return Err(Error::new(Kind::InvalidInput, message));
         }
+        self.check(&letter)?;
         Ok(encode(&self.answer(letter.call).await?)?.into())
+    }
+}
+
+/// The index up to which this node knows entries to be committed, if it leads and a majority confirms it.
+pub(super) async fn committed(raft: &Raft<TypeConfig, StateMachine>) -> Result<Option<u64>> {
+    // By asking a majority now: an earlier confirmation may be from before the one who asks had started.
+    let confirmed = raft.get_read_linearizer(ReadPolicy::ReadIndex);
+    match timeout(META_ATTEMPT_DEADLINE / 2, confirmed).await {
+        Ok(Ok(read)) => Ok(Some(read.read_log_id().index())),
+        Ok(Err(RaftError::APIError(_))) | Err(_) => Ok(None),
+        Ok(Err(fatal)) => Err(stopped(fatal)),
     }
 }
 
