@@ -31,8 +31,9 @@ pub struct Cli {
 /// Flags that every verb takes.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Metadata nodes of the cluster, HOST:PORT; one that answers is enough
-    #[arg(long, value_name = "ADDR,...", env = "TORCHFS_META", value_delimiter = ',', global = true)]
+    /// Metadata nodes of the cluster, HOST:PORT; one that answers is enough [default: what TORCHFS_META says]
+    // Not by clap's `env`: with that, the usage line of an error shows a flag that nobody gave.
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',', global = true)]
     pub meta: Vec<String>,
     /// No progress bars, and nothing on stderr but errors
     #[arg(long, short, global = true)]

@@ -1,6 +1,6 @@
 //! `torchfs cat`, and writing a file to stdout for `get`.
 
-use super::connect;
+use super::{check_stdin, connect};
 use crate::args::{Cat, Global, Remote};
 use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::output;
@@ -36,6 +36,7 @@ async fn one(client: &Client, path: &OsStr) -> Outcome {
 
 /// Copies stdin to stdout.
 async fn stdin() -> Outcome {
+    check_stdin()?;
     let copy = || -> io::Result<()> {
         let mut out = output::stdout();
         io::copy(&mut io::stdin().lock(), &mut out)?;

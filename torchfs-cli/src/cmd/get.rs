@@ -9,7 +9,7 @@ use crate::progress::Bar;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use torchfs_core::Client;
+use torchfs_core::{Client, IoContext};
 use torchfs_core::client::TreeOptions;
 use torchfs_core::meta::FileKind;
 
@@ -40,6 +40,9 @@ pub async fn run(global: &Global, args: Get) -> Outcome {
 }
 
 async fn one(client: &Client, source: &Remote, target: &LocalTarget, links: Links, options: &TreeOptions) -> Outcome {
+    if let LocalTarget::Stream(path) = target {
+        return to_stream(client, source, path).await;
+    }
     let target = target.path(source)?;
     let content = match links {
         Links::Kept => source.clone(),
@@ -47,6 +50,13 @@ async fn one(client: &Client, source: &Remote, target: &LocalTarget, links: Link
     };
     let report = client.get_tree(content.bytes(), &target, options.clone()).await?;
     report_tree("get", report, |path| remote_source(source, path.strip_prefix(&target).ok()))
+}
+
+/// Writes a file's content into a pipe or device that is there.
+async fn to_stream(client: &Client, source: &Remote, target: &Path) -> Outcome {
+    let shown = || format!("write to {}", target.display());
+    let mut stream = tokio::fs::OpenOptions::new().write(true).open(target).await.io(shown)?;
+    Ok(client.get_writer(source.bytes(), &mut stream).await.map(drop)?)
 }
 
 /// Where what is at a place below the copy comes from.
@@ -79,6 +89,8 @@ async fn followed_file(client: &Client, path: &Remote) -> Outcome<Remote> {
 enum LocalTarget {
     Into(PathBuf),
     As(PathBuf),
+    /// Something that takes bytes and must stay what it is: a pipe, a device.
+    Stream(PathBuf),
 }
 
 impl LocalTarget {
@@ -89,7 +101,9 @@ impl LocalTarget {
             return Ok(LocalTarget::Into(path));
         }
         if sources == 1 && !names_folder {
-            return Ok(LocalTarget::As(path));
+            // Through links: that of a pipe in /dev/fd leads to no path.
+            let is_stream = std::fs::metadata(&path).is_ok_and(|found| !found.is_file());
+            return Ok(if is_stream { LocalTarget::Stream(path) } else { LocalTarget::As(path) });
         }
         let shown = path.display();
         if path.exists() {
@@ -101,7 +115,7 @@ impl LocalTarget {
 
     fn path(&self, source: &Remote) -> Outcome<PathBuf> {
         match (self, source.file_name()) {
-            (LocalTarget::As(path), _) => Ok(path.clone()),
+            (LocalTarget::As(path) | LocalTarget::Stream(path), _) => Ok(path.clone()),
             (LocalTarget::Into(folder), Some(name)) => Ok(folder.join(name)),
             // `get -r / DIR` copies what is in the root into DIR.
             (LocalTarget::Into(folder), None) => Ok(folder.clone()),

@@ -26,6 +26,7 @@ mod up;
 use crate::args::{Cli, Global, Remote, Verb};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::signal::StopSignals;
+use rustix::fs::{FileType, OFlags, major, minor};
 use std::io::IsTerminal;
 use std::time::Duration;
 use torchfs_core::meta::{Attr, FileKind};
@@ -34,6 +35,9 @@ use tracing_subscriber::EnvFilter;
 
 /// How long work that was given up may hold the process at its end.
 const END_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Major and minor number of /dev/null, on every Linux.
+const NULL_DEVICE: (u32, u32) = (1, 3);
 
 /// Runs a command line.
 ///
@@ -110,9 +114,13 @@ fn default_log(cli: &Cli) -> String {
     format!("{level},{}", torchfs_fuse::LOG_FILTER)
 }
 
-/// The metadata addresses, which must have been given.
+/// The metadata addresses, which must have been given: by the flag, or by the environment.
 fn metas(global: &Global) -> Outcome<Vec<String>> {
-    let metas: Vec<String> = global.meta.iter().map(|addr| addr.trim().to_owned()).filter(|a| !a.is_empty()).collect();
+    let mut given = global.meta.join(",");
+    if given.is_empty() {
+        given = std::env::var("TORCHFS_META").unwrap_or_default();
+    }
+    let metas: Vec<String> = given.split(',').map(|addr| addr.trim().to_owned()).filter(|a| !a.is_empty()).collect();
     if metas.is_empty() {
         let hint = "set TORCHFS_META=HOST:PORT,... or pass --meta; `torchfs up --data DIR` starts a cluster here";
         return Err(Failure::usage("no cluster is given").hint(hint));
@@ -121,6 +129,24 @@ fn metas(global: &Global) -> Outcome<Vec<String>> {
         crate::args::address(addr).map_err(|message| Failure::usage(format!("--meta: {message}")))?;
     }
     Ok(metas)
+}
+
+/// Refuses a stdin that was closed before this program began: what stands in its place would give an empty file.
+///
+/// # Errors
+/// `Usage` if so.
+fn check_stdin() -> Outcome {
+    let stdin = std::io::stdin();
+    let found = rustix::fs::fstat(&stdin).io(|| "look at stdin")?;
+    let flags = rustix::fs::fcntl_getfl(&stdin).io(|| "look at stdin")?;
+    // The runtime of Rust puts /dev/null there, open for reading and writing, which `< /dev/null` is not.
+    let is_device = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
+    let is_null = is_device && (major(found.st_rdev), minor(found.st_rdev)) == NULL_DEVICE;
+    if is_null && flags.contains(OFlags::RDWR) {
+        let hint = "for an empty file, give /dev/null instead of -";
+        return Err(Failure::usage("stdin is closed").hint(hint));
+    }
+    Ok(())
 }
 
 /// Connects to the cluster that was given.

@@ -1,6 +1,6 @@
 //! `torchfs put`: files, folders, and what is read from pipes and devices into TorchFS.
 
-use super::{Links, Target, connect, needs_recursive, sources_and_target};
+use super::{Links, Target, check_stdin, connect, needs_recursive, sources_and_target};
 use crate::args::{Global, Put, Remote};
 use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::output::printable;
@@ -67,6 +67,7 @@ impl Copy {
                 return Err(Failure::new(Exit::WrongType, "is a folder, and stdin has no name in it").context(folder));
             }
         };
+        check_stdin()?;
         self.stream(tokio::io::stdin(), path).await
     }
 

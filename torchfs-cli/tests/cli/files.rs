@@ -1,10 +1,11 @@
 //! Files and folders through the command line, against a real cluster.
 
-use crate::fixture::{Fixture, Watchdog, contents, run};
+use crate::fixture::{Fixture, Watchdog, contents, run, torchfs};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const ODD_NAMES: [&[u8]; 6] = [b"plain", b"a b", b"new\nline", b"\xff\xfe", b"-dash", b"quote'\"$"];
 
@@ -50,6 +51,69 @@ fn stdin_and_stdout_are_a_dash() {
     assert_eq!(String::from_utf8_lossy(&both.stdout), "short|between|short");
     let error = fixture.fails(10, ["put", "-", "/"]);
     assert!(error.contains("/: is a folder"), "{error}");
+}
+
+#[test]
+fn a_closed_stdin_is_no_empty_file() {
+    let fixture = Fixture::start();
+    for words in [["put", "-", "/x"].as_slice(), &["cat", "-"]] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" <&-", "sh", env!("CARGO_BIN_EXE_torchfs")]).args(words);
+        shell.env("TORCHFS_META", fixture.cluster.meta_addrs().join(","));
+        let failed = run(&mut shell, b"");
+        assert_eq!(failed.code, Some(2), "{failed:?}");
+        assert!(failed.stderr.contains("stdin is closed"), "{failed:?}");
+    }
+    fixture.fails(3, ["stat", "/x"]);
+    let empty = fixture.command(["put", "-", "/x"]).stdin(Stdio::null()).status();
+    // Open for reading only, as a shell has it, or for both: only the first can be told from a closed one.
+    assert_eq!(empty.expect("runs").code(), Some(0));
+    fixture.ok(["put", "/dev/null", "/y"]);
+    assert_eq!(fixture.ok(["cat", "/x", "/y"]), "");
+}
+
+/// Files of /proc say that they are empty, files of /sys that they are 4096 bytes long.
+#[test]
+fn files_that_do_not_tell_their_size_are_read_to_their_end() {
+    let fixture = Fixture::start();
+    fixture.ok(["put", "/proc/self/status", "/status"]);
+    let status = fixture.ok(["cat", "/status"]);
+    assert!(status.starts_with("Name:\ttorchfs\n") && status.ends_with('\n'), "{status}");
+    fixture.ok(["put", "-r", "/proc/sys/kernel/random", "/random"]);
+    assert_eq!(fixture.ok(["cat", "/random/poolsize"]), "256\n");
+    let mtu = fs::read_to_string("/sys/class/net/lo/mtu").expect("reads");
+    fixture.ok(["put", "/sys/class/net/lo/mtu", "/mtu"]);
+    assert_eq!(fixture.ok(["cat", "/mtu"]), mtu);
+    assert!(fixture.ok(["ls", "-l", "/mtu"]).contains(&format!(" {} ", mtu.len())));
+}
+
+#[test]
+fn a_pipe_or_device_as_target_is_written_to() {
+    let fixture = Fixture::start();
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|at| (at / 7) as u8).collect();
+    assert_eq!(run(&mut fixture.command(["put", "-", "/f"]), &bytes).code, Some(0));
+    let copy = fixture.path("copy");
+    let line = r#"set -e; "$0" get /f >(cat >"$1.part"; mv "$1.part" "$1"); "$0" get /f /dev/null; test -c /dev/null"#;
+    let mut shell = Command::new("bash");
+    shell.args(["-c", line, env!("CARGO_BIN_EXE_torchfs")]).arg(&copy);
+    shell.env("TORCHFS_META", fixture.cluster.meta_addrs().join(","));
+    let done = run(&mut shell, b"");
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    // The shell does not wait for what reads the pipe.
+    let end = Instant::now() + Duration::from_secs(20);
+    while !copy.exists() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(fs::read(&copy).expect("written") == bytes);
+    fixture.ok(["mkdir", "/folder"]);
+    fixture.fails(10, ["get", "-r", "/folder", "/dev/null"]);
+}
+
+#[test]
+fn an_error_of_usage_names_only_what_is_missing() {
+    let failed = run(torchfs(["put"]).env("TORCHFS_META", "127.0.0.1:1"), b"");
+    assert_eq!(failed.code, Some(2));
+    assert!(failed.stderr.contains("Usage: torchfs put") && !failed.stderr.contains("--meta"), "{failed:?}");
 }
 
 #[test]

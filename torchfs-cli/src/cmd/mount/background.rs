@@ -24,11 +24,11 @@ const START_DEADLINE: Duration = META_DEADLINE.saturating_add(Duration::from_sec
 /// Starts the serving process and returns when the mount is usable.
 pub async fn start(global: &Global, args: &Mount) -> Outcome {
     // What can be said about the command line is said here.
-    super::metas(global)?;
+    let metas = super::metas(global)?.join(",");
     let mountpoint = super::mountpoint(global, args).await?;
     let dir = cache_dir(args, &mountpoint)?;
     let log = dir.join("mount.log");
-    let mut child = spawn(global, args, &dir, open_log(&log)?)?;
+    let mut child = spawn(global, args, &metas, &dir, open_log(&log)?)?;
     let said = match tokio::time::timeout(START_DEADLINE, first_words(&mut child)).await {
         Ok(said) => said.io(|| "read from the mount in the background")?,
         Err(_) => {
@@ -49,11 +49,11 @@ pub async fn start(global: &Global, args: &Mount) -> Outcome {
     }))
 }
 
-fn spawn(global: &Global, args: &Mount, cache_dir: &Path, log: File) -> Outcome<Child> {
+fn spawn(global: &Global, args: &Mount, metas: &str, cache_dir: &Path, log: File) -> Outcome<Child> {
     let program = std::env::current_exe().io(|| "find this program")?;
     let mut command = Command::new(program);
     command.arg("mount").arg("--serve-background").arg("--cache-size").arg(args.cache_size().0.to_string());
-    command.arg("--cache-dir").arg(cache_dir).arg("--meta").arg(global.meta.join(","));
+    command.arg("--cache-dir").arg(cache_dir).arg("--meta").arg(metas);
     if args.is_read_only() {
         command.arg("-oro");
     }

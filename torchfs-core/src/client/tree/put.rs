@@ -7,7 +7,8 @@ use super::super::Client;
 use super::super::pack::{Packed, Packer, content_bytes_per_stripe};
 use super::commit::{Op, OpKind, OpQueue, Outcome, only_mtime};
 use super::source::{Cutter, FileItem, GivenUp, ReadPack, extents_at, read_pack, read_part, second_look};
-use super::walk::{Entry, Found, Owner, Slot, Walker, What};
+use super::stream::store;
+use super::walk::{Entry, Found, Owner, Slot, Walker, What, open_source};
 use super::{SourceLink, TreeOptions, TreeReport, blocking, stripes_in_flight};
 use crate::error::{Context, Error, IoContext, Kind, Result};
 use crate::ids::InodeId;
@@ -105,6 +106,7 @@ enum Unit {
     Pack(Packed<FileItem>),
     Part { file: u64, item: Arc<FileItem>, ranges: Vec<Range<u64>> },
     Again(Box<FileItem>, Error),
+    Stream(Box<Entry>),
 }
 
 /// What came of it.
@@ -113,6 +115,7 @@ enum Done {
     Pack(ReadPack, Option<Stripe>),
     Part { file: u64, stored: Result<(Stripe, Vec<Extent>)> },
     Again(Result<FileItem, GivenUp>),
+    Stream(Box<Entry>, Result<ContentChange>),
 }
 
 /// A batch with its answers.
@@ -236,6 +239,10 @@ impl<'a> Put<'a> {
                     self.options.progress.bytes_total.fetch_add(item.content.data_bytes(), Relaxed);
                     self.add_file(item);
                 }
+                Err(entry) if matches!(entry.what, What::Stream) => {
+                    self.options.progress.files_total.fetch_add(1, Relaxed);
+                    self.units.push_back(Unit::Stream(entry));
+                }
                 Err(entry) => self.add_plain(*entry),
             },
         }
@@ -285,7 +292,7 @@ impl<'a> Put<'a> {
     }
 
     fn create_file(&mut self, item: FileItem, extents: Vec<Extent>, stripes: Vec<Stripe>) {
-        let mtime = item.entry.inode.mtime.map_or(SetTime::Now, SetTime::At);
+        let mtime = mtime_of(&item.entry);
         let size_min = item.content.stamp.size;
         let change = ContentChange { keep_bytes: Some(0), extents, holes: Vec::new(), stripes, size_min, mtime };
         self.create(*item.entry, Some(change));
@@ -389,6 +396,12 @@ impl<'a> Put<'a> {
             }
             Done::Again(Ok(item)) => self.add_file(item),
             Done::Again(Err(given_up)) => self.give_up(*given_up.entry, given_up.error),
+            Done::Stream(entry, Ok(content)) => {
+                self.options.progress.bytes_total.fetch_add(content.size_min, Relaxed);
+                self.options.progress.bytes.fetch_add(content.size_min, Relaxed);
+                self.create(*entry, Some(content));
+            }
+            Done::Stream(entry, Err(error)) => self.give_up(*entry, error),
         }
     }
 
@@ -473,7 +486,19 @@ async fn work(client: Client, profile: Profile, owner: Owner, unit: Unit) -> Res
             Ok(Done::Part { file, stored: Ok((stripe, extents)) })
         }
         Unit::Again(item, error) => Ok(Done::Again(blocking(move || second_look(*item, error, owner)).await?)),
+        Unit::Stream(entry) => {
+            let (opened, entry) = blocking(move || (open_source(&entry.path), entry)).await?;
+            let content = match opened {
+                Ok(file) => store(&client, profile, tokio::fs::File::from_std(file)).await?.content(mtime_of(&entry)),
+                Err(error) => Err(error),
+            };
+            Ok(Done::Stream(entry, content))
+        }
     }
+}
+
+fn mtime_of(entry: &Entry) -> SetTime {
+    entry.inode.mtime.map_or(SetTime::Now, SetTime::At)
 }
 
 /// Puts something in the place of what has the name: made under a temporary name and renamed over it.

@@ -1,11 +1,11 @@
-//! One file from or to a stream whose length is not known: `put -` and `cat`.
+//! One file from or to a stream whose length is not known: `put -`, `get -`, and files that do not tell their length.
 
 use super::super::Client;
 use super::super::pack::content_bytes_per_stripe;
 use super::plan::pieces;
 use super::{BYTES_IN_FLIGHT, stripes_in_flight};
 use crate::error::{Context, Error, IoContext, Kind, Result};
-use crate::layout::{Extent, Stripe, StripeShape};
+use crate::layout::{Extent, Profile, Stripe, StripeShape};
 use crate::meta::{Attr, ContentChange, FileKind, IfExists, MetaOp, MetaReply, NewInode, NewKind, SetTime};
 use crate::settings::SHARD_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
@@ -33,14 +33,57 @@ pub(super) async fn put_reader(
     }
     let name = resolved.name.ok_or_else(|| Error::new(Kind::IsDirectory, "the root is a folder"))?;
     let (profile, _) = client.meta().profile(resolved.parent).await?;
+    let content = store(client, profile, &mut reader).await.context(shown)?.content(SetTime::Now).context(shown)?;
+    let (uid, gid) = client.inner.owner;
+    let inode = NewInode { kind: NewKind::File, mode: mode & 0o7777, uid, gid, mtime: None };
+    let if_exists = IfExists::Replace;
+    let op = MetaOp::Create { parent: resolved.parent, name, inode, if_exists, content: Some(content) };
+    match client.meta().apply(op).await.context(shown)? {
+        MetaReply::Attr(attr) => Ok(attr),
+        other => Err(Error::new(Kind::Protocol, format!("metadata gave an answer of the wrong kind: {other:?}"))),
+    }
+}
+
+/// A stream's content on storage nodes, of which metadata knows nothing yet.
+#[derive(Debug)]
+pub(super) struct Streamed {
+    size: u64,
+    extents: Vec<Extent>,
+    stripes: Vec<Stripe>,
+    /// How reading it ended.
+    ended: Result<()>,
+}
+
+impl Streamed {
+    /// What makes it the whole content of a file.
+    ///
+    /// # Errors
+    /// That of the stream, if it did not end well.
+    pub fn content(self, mtime: SetTime) -> Result<ContentChange> {
+        self.ended?;
+        let (extents, stripes, size_min) = (self.extents, self.stripes, self.size);
+        Ok(ContentChange { keep_bytes: Some(0), extents, holes: Vec::new(), stripes, size_min, mtime })
+    }
+}
+
+/// Stores what a stream gives, a stripe at a time.
+///
+/// # Errors
+/// Those of the cluster; that of the stream is inside the result.
+pub(super) async fn store(
+    client: &Client,
+    profile: Profile,
+    mut reader: impl AsyncRead + Unpin + Send,
+) -> Result<Streamed> {
     let mut writes = JoinSet::new();
     let mut stored = Vec::new();
     let mut size = 0;
-    loop {
-        let data = read_full(&mut reader, content_bytes_per_stripe(profile) as usize).await.context(shown)?;
-        if data.is_empty() {
-            break;
-        }
+    let ended = loop {
+        let data = match read_full(&mut reader, content_bytes_per_stripe(profile) as usize).await {
+            Ok(data) if data.is_empty() => break Ok(()),
+            Ok(data) => data,
+            Err(error) => break Err(error),
+        };
         while writes.len() >= stripes_in_flight(profile) {
             stored.extend(next_stored(&mut writes).await?);
         }
@@ -52,22 +95,13 @@ pub(super) async fn put_reader(
             Ok((extent, stripe))
         });
         size += len;
-    }
+    };
     while let Some(one) = next_stored(&mut writes).await? {
         stored.push(one);
     }
     stored.sort_unstable_by_key(|(extent, _)| extent.offset);
     let (extents, stripes) = stored.into_iter().unzip();
-    let content =
-        ContentChange { keep_bytes: Some(0), extents, holes: Vec::new(), stripes, size_min: size, mtime: SetTime::Now };
-    let (uid, gid) = client.inner.owner;
-    let inode = NewInode { kind: NewKind::File, mode: mode & 0o7777, uid, gid, mtime: None };
-    let if_exists = IfExists::Replace;
-    let op = MetaOp::Create { parent: resolved.parent, name, inode, if_exists, content: Some(content) };
-    match client.meta().apply(op).await.context(shown)? {
-        MetaReply::Attr(attr) => Ok(attr),
-        other => Err(Error::new(Kind::Protocol, format!("metadata gave an answer of the wrong kind: {other:?}"))),
-    }
+    Ok(Streamed { size, extents, stripes, ended })
 }
 
 /// Reads until `bytes` are there or the stream ends.

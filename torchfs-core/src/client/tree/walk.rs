@@ -1,5 +1,5 @@
 //! The local side of `put`: walks a tree and says what is there, in the order in which it should be found together.
-//! It reads names, attributes, holes and extended attributes, but no content. Runs on a blocking thread.
+//! It reads names, attributes, holes and extended attributes, but of content at most two bytes. Runs on a blocking thread.
 
 use super::xattr::{self, Xattrs};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::Sender;
 
@@ -54,6 +54,8 @@ pub(super) enum What {
     Plain,
     /// A regular file's content.
     Content(Content),
+    /// A regular file whose size says nothing about where it ends, as in /proc and /sys.
+    Stream,
     /// Another name of a file that was found before.
     LinkTo(Slot),
 }
@@ -223,6 +225,7 @@ pub(super) fn look_again(entry: &Entry, owner: Owner) -> Result<Entry> {
 fn describe(path: &Path, found: &Metadata, owner: Owner, parent: Slot, name: Name) -> Result<Entry> {
     let kind = kind(path, found)?;
     let what = match kind {
+        NewKind::File if found.blocks() == 0 && !ends_at(path, found.size())? => What::Stream,
         NewKind::File => What::Content(Content { stamp: Stamp::from(found), data: data_ranges(path, found)? }),
         _ => What::Plain,
     };
@@ -256,6 +259,16 @@ pub(super) fn open_source(path: &Path) -> Result<File> {
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC).bits();
     let file = File::options().read(true).custom_flags(flags as i32).open(path);
     file.io(|| format!("open {}", path.display()))
+}
+
+/// Whether a file ends where its size says. To be asked only of files without blocks: others are on a disk.
+fn ends_at(path: &Path, size: u64) -> Result<bool> {
+    let file = open_source(path)?;
+    let is_there = |at| -> Result<bool> {
+        let found = file.read_at(&mut [0], at).io(|| format!("read {}", path.display()))?;
+        Ok(found > 0)
+    };
+    Ok(!is_there(size)? && (size == 0 || is_there(size - 1)?))
 }
 
 /// Where a file has data. Only a file with fewer blocks than its size needs is asked.
