@@ -57,12 +57,12 @@ impl Mount {
         Mount::start_on(cluster, point, name, args)
     }
 
-    /// Mounts over what is mounted on `point`, with a cache of its own.
+    /// Mounts the cluster on `point`, with a cache of its own.
     ///
     /// # Panics
     /// If it is not usable in time.
     #[must_use]
-    pub fn start_over(cluster: &Cluster, point: &Path, name: &str) -> Self {
+    pub fn start_on_path(cluster: &Cluster, point: &Path, name: &str) -> Self {
         Mount::start_on(cluster, point.to_owned(), name, &[])
     }
 

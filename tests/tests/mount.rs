@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use torchfs_tests::{
-    Cluster, Mount, Noise, assert_same_tree, exit, fuse_or_skip, mounted_or_skip, mounts_below, run, wait_until,
-    write_file, write_small_files,
+    Cluster, Mount, Noise, assert_same_tree, exit, fuse_or_skip, mounted_or_skip, run, wait_until, write_file,
+    write_small_files,
 };
 
 /// A tree with everything that a copy can get wrong.
@@ -180,7 +180,6 @@ fn files_are_written_at_any_place_and_cut_both_ways() {
     assert!(cluster.torchfs(["cat", "/f"]).stdout == model, "what close acknowledged is in the cluster");
 }
 
-/// A failed close must say so: the prototype uploaded after close had returned.
 #[test]
 fn closing_one_handle_does_not_publish_what_another_is_writing() {
     let Some((cluster, mount)) = mounted_or_skip() else { return };
@@ -217,6 +216,34 @@ fn closing_a_file_that_was_only_cut_publishes_the_cut() {
 }
 
 #[test]
+fn a_program_that_runs_is_not_opened_for_writing() {
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
+    let script = "
+import errno, os, shutil, subprocess
+shutil.copy(shutil.which('sleep'), 'program')
+size = os.stat('program').st_size
+running = subprocess.Popen(['./program', '60'])
+for flags in [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND]:
+    try:
+        os.open('program', flags)
+        raise SystemExit(f'{flags:x} opened it')
+    except OSError as error:
+        assert error.errno == errno.ETXTBSY, (flags, error)
+try:
+    os.truncate('program', 0)
+    raise SystemExit('it was cut')
+except OSError as error:
+    assert error.errno == errno.ETXTBSY, error
+assert os.stat('program').st_size == size and running.poll() is None
+running.kill(); running.wait()
+os.close(os.open('program', os.O_WRONLY | os.O_TRUNC))
+assert os.stat('program').st_size == 0
+";
+    run(Command::new("python3").args(["-c", script]).current_dir(mount.path())).ok();
+    mount.unmount();
+}
+
+#[test]
 fn a_child_that_closes_what_it_inherited_does_not_publish_it() {
     let Some((cluster, mount)) = mounted_or_skip() else { return };
     let mut file = fs::File::create(mount.join("file")).expect("creates");
@@ -236,6 +263,7 @@ fn a_child_that_closes_what_it_inherited_does_not_publish_it() {
     mount.unmount();
 }
 
+/// A failed close must say so: the prototype uploaded after close had returned.
 #[test]
 fn regression_06_close_reports_what_could_not_be_stored() {
     let Some((mut cluster, mount)) = mounted_or_skip() else { return };
@@ -330,6 +358,8 @@ assert answer(os.getxattr, 'security.x') == errno.ENODATA
 assert answer(os.setxattr, 'user.' + 'n' * 250, b'x') == 0
 assert answer(os.setxattr, 'user.' + 'n' * 251, b'x') == errno.ERANGE
 assert answer(os.setxattr, '', b'x') == errno.ERANGE
+assert answer(os.setxattr, 'user./a//b', b'slashes') == 0
+assert os.getxattr('f', 'user./a//b') == b'slashes' and 'user./a//b' in os.listxattr('f')
 assert answer(os.setxattr, 'user.large', b'x' * 65536) == 0
 assert answer(os.setxattr, 'user.large', b'x' * 65537) == errno.E2BIG
 assert answer(os.getxattr, 'user.absent') == errno.ENODATA
@@ -358,11 +388,6 @@ for command in [0x80086601, 0x5401, 0x12345678]:  # FS_IOC_GETFLAGS (lsattr), TC
     except OSError as error:
         assert error.errno == errno.ENOTTY, (hex(command), error)
 assert select.select([file], [file], [], 10)[:2] == ([file], [file])
-to = open('g', 'w+b')
-try:
-    os.copy_file_range(file.fileno(), to.fileno(), 1000, 0, 0)
-except OSError as error:
-    assert error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS), error
 ";
     run(Command::new("python3").args(["-c", script]).current_dir(mount.path())).ok();
     shell(mount.path(), "cp f h; cmp f h; test -r f; cd .");
@@ -397,22 +422,6 @@ E",
     assert!(inspected.contains("700000"), "allocated bytes: {inspected}");
 }
 
-/// The prototype loaded the whole namespace at mount, one request per entry, and hung at unmount.
-#[test]
-fn regressions_24_and_25_mounting_is_quick_and_unmounting_ends_the_process() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let source = cluster.dir().join("source");
-    write_small_files(&source, 2, 1500, 100);
-    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/data"]).ok();
-    let mount = Mount::start(&cluster, "mnt");
-    let names = fs::read_dir(mount.join("data/class-0")).expect("lists").count();
-    assert_eq!(names, 1500);
-    mount.unmount();
-}
-
 #[test]
 fn what_one_client_writes_another_reads() {
     if !fuse_or_skip() {
@@ -428,24 +437,6 @@ fn what_one_client_writes_another_reads() {
     }
     fs::remove_file(two.join("f")).expect("removes");
     cluster.torchfs(["stat", "/f"]).failed_with(exit::NOT_FOUND);
-}
-
-#[test]
-fn a_background_mount_is_usable_when_the_command_returns() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let point = cluster.dir().join("bg");
-    fs::create_dir(&point).expect("mkdir");
-    let mut mount = cluster.command(["mount"]);
-    mount.arg(&point).arg("--background").arg("--cache-dir").arg(cluster.dir().join("bg-cache"));
-    run(&mut mount).ok();
-    fs::write(point.join("f"), b"x").expect("the mount is usable");
-    run(Command::new("umount").arg(&point)).ok();
-    // And it fails where it cannot be.
-    let mut mount = cluster.command(["mount", "/no/such/folder", "--background"]);
-    assert_ne!(run(&mut mount).code, Some(0));
 }
 
 /// The kernel appends at the size that it knows, and stops reading there; both must be of the version that is opened.
@@ -509,89 +500,43 @@ fn a_new_version_is_pure_while_an_old_one_is_open() {
     mount.unmount();
 }
 
-/// What is mounted below or in its place is nobody's business but the one who mounted it.
+/// No byte moves: it works without a storage node, and takes no space.
 #[test]
-fn an_unmount_takes_only_its_own_mount() {
-    let Some((cluster, mount)) = mounted_or_skip() else { return };
-    let above = Mount::start_over(&cluster, mount.path(), "above");
-    above.unmount();
-    assert_eq!(mounts_below(mount.path()).len(), 1, "the first mount is still there");
-    fs::write(mount.join("f"), b"x").expect("writes");
+fn copy_file_range_shares_what_is_stored() {
+    let Some((mut cluster, mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(9).bytes(5_000_000);
+    fs::write(mount.join("source"), &content).expect("writes");
+    let stored = |cluster: &Cluster| cluster.status()["stored_bytes"].as_u64().expect("a number");
+    let before = stored(&cluster);
+    (0..6).for_each(|store| cluster.kill_store(store));
+    let script = "
+import os
+source, whole, part = os.open('source', os.O_RDONLY), os.open('whole', os.O_RDWR | os.O_CREAT), os.open('part', os.O_RDWR | os.O_CREAT)
+left = 5_000_000
+while left:
+    left -= os.copy_file_range(source, whole, left)
+assert os.copy_file_range(source, part, 1_000_001, 777, 3) == 1_000_001
+for fd in (source, whole, part):
+    os.close(fd)
+";
+    run(Command::new("python3").args(["-c", script]).current_dir(mount.path())).ok();
+    cluster.start_all();
+    cluster.wait_for_stores("up", 6);
+    assert_eq!(stored(&cluster), before);
+    assert!(fs::read(mount.join("whole")).expect("reads") == content);
+    let part = fs::read(mount.join("part")).expect("reads");
+    assert!(part[..3] == [0; 3] && part[3..] == content[777..777 + 1_000_001]);
+    fs::remove_file(mount.join("source")).expect("removes");
+    assert!(cluster.torchfs(["cat", "/whole"]).stdout == content);
+    // Over what is there, and what is not committed yet.
+    let script = "
+import os
+f = open('f', 'w+b', buffering=0); f.write(b'0123456789')
+assert os.copy_file_range(f.fileno(), f.fileno(), 4, 2, 10) == 4
+f.seek(3); f.write(b'X'); f.seek(0)
+assert f.read() == b'012X4567892345', 'as if it had been read and written'
+";
+    run(Command::new("python3").args(["-c", script]).current_dir(mount.path())).ok();
+    assert_eq!(cluster.torchfs(["cat", "/f"]).stdout, b"012X4567892345");
     mount.unmount();
-}
-
-/// mount(8) calls `/sbin/mount.fuse.torchfs SOURCE MOUNTPOINT -o OPTIONS` for an entry of type fuse.torchfs in fstab(5).
-#[test]
-fn umount_waits_for_the_process_and_refuses_what_is_in_use() {
-    let Some((cluster, mut mount)) = mounted_or_skip() else { return };
-    let point = mount.path().to_owned();
-    let umount = |lazy: &[&str]| run(cluster.command(["umount"]).args(lazy).arg(&point));
-    let file = fs::File::create(mount.join("file")).expect("creates");
-    let text = umount(&[]).failed_with(exit::FAILED);
-    assert!(text.contains("in use") && text.contains("--lazy"), "{text}");
-    (&file).write_all(b"content").expect("still mounted");
-    drop(file);
-    umount(&[]).ok();
-    assert!(mount.has_ended(), "the process has ended when the command returns");
-    assert_eq!(cluster.torchfs(["cat", "/file"]).stdout, b"content");
-    let text = umount(&[]).failed_with(exit::NOT_FOUND);
-    assert!(text.contains("nothing is mounted on"), "{text}");
-    let text = cluster.torchfs(["umount", "/proc"]).failed_with(exit::USAGE);
-    assert!(text.contains("type proc"), "{text}");
-
-    // What hangs is let go of only when asked.
-    let mount = Mount::start(&cluster, "mnt");
-    mount.freeze();
-    let text = umount(&[]).failed_with(exit::UNAVAILABLE);
-    assert!(text.contains("does not answer"), "{text}");
-    umount(&["--lazy"]).ok();
-    assert_eq!(fs::read_dir(&point).expect("the bare folder").count(), 0);
-    mount.thaw();
-}
-
-#[test]
-fn what_a_killed_mount_leaves_is_cleaned_by_umount_and_by_the_next_mount() {
-    let Some((cluster, mut mount)) = mounted_or_skip() else { return };
-    let point = mount.path().to_owned();
-    fs::write(mount.join("file"), b"content").expect("writes");
-    mount.crash();
-    let error = fs::read_dir(&point).expect_err("a dead mount");
-    assert_eq!(error.raw_os_error(), Some(107), "ENOTCONN, not {error}");
-    // Relative paths and links too: a dead mountpoint cannot be looked at.
-    run(cluster.command(["umount"]).arg("mnt/.").current_dir(cluster.dir())).ok();
-    assert_eq!(fs::read_dir(&point).expect("the bare folder").count(), 0);
-
-    let mut mount = Mount::start(&cluster, "mnt");
-    mount.crash();
-    let log = cluster.dir().join("mnt.log");
-    let before = mounts_below(&point).len();
-    let args = ["mount", "--background", "--cache-dir"];
-    run(cluster.command(args).arg(cluster.dir().join("mnt-cache")).arg(&point)).ok();
-    assert_eq!(mounts_below(&point).len(), before, "in its place, not over it; {}", log.display());
-    assert_eq!(fs::read(point.join("file")).expect("reads"), b"content");
-    run(cluster.command(["umount"]).arg(&point)).ok();
-    assert!(mounts_below(&point).is_empty());
-}
-
-#[test]
-fn a_mount_helper_mounts_read_only() {
-    if !fuse_or_skip() {
-        return;
-    }
-    let cluster = Cluster::start();
-    let (point, helper) = (cluster.dir().join("mnt"), cluster.dir().join("mount.fuse.torchfs"));
-    fs::create_dir(&point).expect("mkdir");
-    std::os::unix::fs::symlink(torchfs_tests::binary(), &helper).expect("links");
-    write_file(&cluster.dir().join("f"), b"content");
-    cluster.torchfs(["put", cluster.dir().join("f").to_str().expect("UTF-8"), "/f"]).ok();
-
-    let options = format!("ro,noatime,cache_dir={}", cluster.dir().join("cache").display());
-    let mut mount = Command::new(&helper);
-    mount.arg(cluster.meta_addrs()).arg(&point).args(["-n", "-o", &options, "-t", "fuse.torchfs"]);
-    let mounted = run(&mut mount);
-    assert_eq!((mounted.code, mounted.stderr.as_str()), (Some(0), ""));
-    assert_eq!(fs::read(point.join("f")).expect("reads"), b"content");
-    let refused = fs::write(point.join("g"), b"x").expect_err("read-only");
-    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-    run(Command::new("umount").arg(&point)).ok();
 }

@@ -4,7 +4,7 @@ mod mount_options;
 mod values;
 
 pub use mount_options::{MountWord, helper};
-pub use values::{Remote, Size, address};
+pub use values::{CacheSize, Remote, Size, address};
 
 use crate::exit::EXIT_CODES;
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use torchfs_core::MetaId;
+use torchfs_core::cache::policy::Eviction;
 use torchfs_core::layout::Profile;
 use torchfs_core::placement::FailureDomain;
 
@@ -55,6 +56,8 @@ pub enum Verb {
     Mount(Mount),
     /// Unmount, and wait until everything is committed; cleans up after a killed mount
     Umount(Umount),
+    /// List, store or remove what was written to a mount and could not be stored when it was closed
+    Recover(Recover),
     /// Show what a mount on this machine has done: opens, hits and misses of its cache, requests and how long they took
     Stats(Stats),
     /// Copy files and folders into TorchFS
@@ -98,6 +101,7 @@ impl Verb {
             Verb::Store(_) => "store",
             Verb::Mount(_) => "mount",
             Verb::Umount(_) => "umount",
+            Verb::Recover(_) => "recover",
             Verb::Stats(_) => "stats",
             Verb::Put(_) => "put",
             Verb::Get(_) => "get",
@@ -222,10 +226,15 @@ pub struct Mount {
     /// Where whole files are kept that were read [default: below /var/cache/torchfs or ~/.cache/torchfs]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// How much the cache may hold; 5 % of its disk, at most 1 GiB, stay free in any case
+    /// How much the cache may hold, like 200G or 25% of its disk; 5 % of that, at most 1 GiB, stay free in any case
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
-    pub cache_size: Size,
-    /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE
+    pub cache_size: CacheSize,
+    /// What leaves a full cache first: fifo what came first, lru what was not opened for the longest time, lfu what was
+    /// opened the fewest times
+    #[arg(long, value_name = "POLICY", default_value_t = Eviction::Lru)]
+    pub eviction: Eviction,
+    /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE,
+    /// eviction=POLICY
     #[arg(short, value_name = "OPT,...", value_delimiter = ',')]
     pub options: Vec<MountWord>,
     /// Return when the mount is usable, and go on in the background
@@ -254,6 +263,49 @@ pub struct Umount {
     /// Where it is mounted
     #[arg(required = true, value_name = "MOUNTPOINT")]
     pub mountpoints: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  torchfs recover                                  what there is, in the cache folders of all mounts of this user
+  torchfs recover put 3f9a0c12                     into the file that it was written to
+  torchfs recover put 3f9a0c12 /rescued.ckpt       as a file of its own
+  torchfs recover drop 3f9a0c12
+  torchfs recover --cache-dir /nvme/cache          of a mount with this --cache-dir
+
+When close(2) or fsync(2) fails, as when too few nodes can be reached, the file stays as it was before, and what was written
+is kept on this machine: as much as the cache may hold, the oldest goes first. Full stripes of large files that had been
+sent by then are kept by the storage nodes, for a day. A file that was there before is listed by its inode:
+`find /mnt/torchfs -inum N` names it.")]
+pub struct Recover {
+    /// The cache folder of the mount [default: all below /var/cache/torchfs or ~/.cache/torchfs]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub cache_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub action: Option<RecoverAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RecoverAction {
+    /// Show what there is
+    List {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Store it in TorchFS, and then remove it here
+    Put {
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Where to [default: the file that it was written to]
+        path: Option<Remote>,
+    },
+    /// Remove it for good
+    Drop {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]

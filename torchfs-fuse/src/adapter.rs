@@ -7,7 +7,7 @@ use crate::reply::{
     GENERATION, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr, told,
     xattr_list,
 };
-use crate::unmount::pid_attribute;
+use crate::unmount::own_attribute;
 use crate::volume::{Answer, Change, OpenHow, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
@@ -58,6 +58,8 @@ fn how(request: &Request, flags: OpenFlags) -> OpenHow {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Without FUSE_ATOMIC_O_TRUNC the kernel would ask for the cut as truncate(2) does, not through the handle, and the old
+        // version would be gone before the new one is closed. With it, it looks too late whether the file is a running program.
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_DO_READDIRPLUS,
@@ -366,6 +368,27 @@ impl Filesystem for Adapter {
         );
     }
 
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _from: INodeNo,
+        from: FileHandle,
+        from_offset: u64,
+        _to: INodeNo,
+        to: FileHandle,
+        to_offset: u64,
+        bytes: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // More than the answer can tell is copied by the next call.
+        let bytes = bytes.min(u32::MAX.into());
+        match self.volume.copy_range((from.0, from_offset), (to.0, to_offset), bytes, caller(request)) {
+            Ok(copied) => reply.written(copied as u32),
+            Err(error) => reply.error(told("copy_file_range", &error)),
+        }
+    }
+
     fn lseek(
         &self,
         _request: &Request,
@@ -496,7 +519,7 @@ impl Filesystem for Adapter {
             XattrFlags::REPLACE => XattrMode::Replace,
             _ => XattrMode::Either,
         };
-        let (name, value) = (convert::name(name), value.to_vec());
+        let (name, value) = (convert::xattr_name(name), value.to_vec());
         self.answer(
             "setxattr",
             |volume| async move { volume.set_xattr(convert::ino(ino), name?, value, mode).await },
@@ -505,11 +528,11 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if let Some(pid) = pid_attribute(ino, name) {
-            return reply_xattr(reply, size)(Ok(pid));
+        if let Some(value) = own_attribute(ino, name, self.volume.cache_dir()) {
+            return reply_xattr(reply, size)(Ok(value));
         }
         // The kernel asks for security.capability before every write: no task for what is never there.
-        match convert::name(name).and_then(readable_xattr) {
+        match convert::xattr_name(name).and_then(readable_xattr) {
             Ok(name) => self.answer(
                 "getxattr",
                 |volume| async move { volume.xattr(convert::ino(ino), name).await },
@@ -528,7 +551,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = convert::name(name);
+        let name = convert::xattr_name(name);
         self.answer(
             "removexattr",
             |volume| async move { volume.remove_xattr(convert::ino(ino), name?).await },
@@ -551,23 +574,6 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         reply.error(Errno::ENOTTY);
-    }
-
-    /// The kernel copies by reading and writing then, and does not ask again.
-    fn copy_file_range(
-        &self,
-        _request: &Request,
-        _from: INodeNo,
-        _from_handle: FileHandle,
-        _from_offset: u64,
-        _to: INodeNo,
-        _to_handle: FileHandle,
-        _to_offset: u64,
-        _bytes: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::ENOSYS);
     }
 
     /// Files are always ready, as the kernel says by itself after this.

@@ -6,7 +6,7 @@ use rustix::fs::FallocateFlags;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
-use torchfs_core::meta::{Attr, FileKind, Name, NewKind, SetTime, Timestamp};
+use torchfs_core::meta::{Attr, FileKind, Name, NewKind, SetTime, Timestamp, XattrName};
 use torchfs_core::{Error, InodeId, Kind, Result};
 
 pub fn ino(number: INodeNo) -> InodeId {
@@ -15,6 +15,10 @@ pub fn ino(number: INodeNo) -> InodeId {
 
 pub fn name(text: &OsStr) -> Result<Name> {
     Name::new(text.as_bytes())
+}
+
+pub fn xattr_name(text: &OsStr) -> Result<XattrName> {
+    XattrName::new(text.as_bytes())
 }
 
 pub fn file_type(kind: FileKind) -> FileType {

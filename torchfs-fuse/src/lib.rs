@@ -31,7 +31,7 @@ mod watcher;
 
 pub use errno::errno;
 pub use stats::MountStats;
-pub use unmount::{InUse, clean_dead, mountpoints, unmount};
+pub use unmount::{InUse, Unmounted, clear_mountpoint, mountpoints, unmount};
 
 use adapter::Adapter;
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -91,7 +91,8 @@ pub struct Mounted {
 /// process left mounted there is cleaned away first.
 ///
 /// # Errors
-/// `NotFound` or `NotDirectory` for the mountpoint, `NotPermitted` without /dev/fuse or the right to mount, `Io` otherwise.
+/// `NotFound` or `NotDirectory` for the mountpoint, `Exists` if a TorchFS is mounted there, `Unavailable` if that one hangs,
+/// `NotPermitted` without /dev/fuse or the right to mount, `Io` otherwise.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -191,7 +192,7 @@ fn config(options: &MountOptions) -> Config {
 }
 
 fn check_mountpoint(mountpoint: &Path) -> Result<()> {
-    clean_dead(mountpoint)?;
+    clear_mountpoint(mountpoint)?;
     let found = std::fs::metadata(mountpoint).io(|| format!("mountpoint {}", mountpoint.display()))?;
     if found.is_dir() {
         return Ok(());

@@ -9,7 +9,7 @@ use fuser::{
     ReplyXattr,
 };
 use std::time::Duration;
-use torchfs_core::meta::{Attr, FsStat, Name};
+use torchfs_core::meta::{Attr, FsStat, XattrName};
 use torchfs_core::{Error, Result};
 
 pub const GENERATION: Generation = Generation(0);
@@ -87,6 +87,6 @@ pub fn content_blocks(raw_bytes: u64, stat: &FsStat) -> u64 {
 }
 
 /// Names as listxattr(2) wants them: each followed by NUL.
-pub fn xattr_list(names: &[Name]) -> Vec<u8> {
+pub fn xattr_list(names: &[XattrName]) -> Vec<u8> {
     names.iter().flat_map(|name| name.as_bytes().iter().copied().chain([0])).collect()
 }

@@ -1,14 +1,14 @@
 //! Unmounting by path: what umount(8) does, for mounts of this and of other processes, those included whose process is
 //! gone.
 //!
-//! Which process serves a mount is asked of the mount itself, by an attribute of its root folder that is in no list.
+//! Which process serves a mount is asked of the mount itself, by attributes of its root folder that are in no list.
 
 use fuser::INodeNo;
 use rustix::fs::getxattr;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -18,6 +18,9 @@ use torchfs_core::{Error, IoContext, Kind, Result};
 
 /// The extended attribute of a mount's root folder that holds the id of the process that serves it.
 const PID_ATTRIBUTE: &str = "system.torchfs.pid";
+
+/// The one that holds its cache folder; empty if it has none.
+const CACHE_ATTRIBUTE: &str = "system.torchfs.cache";
 
 /// The type of our mounts where fusermount3 made them, ...
 const TYPE: &str = "fuse.torchfs";
@@ -33,6 +36,9 @@ const END_DEADLINE: Duration = Duration::from_secs(60);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// As long as a path may be.
+const ATTRIBUTE_BYTES_MAX: usize = 4096;
+
 /// Symbolic links followed to a mountpoint, as Linux does.
 const LINKS_MAX: usize = 40;
 
@@ -45,23 +51,33 @@ pub enum InUse {
     Detach,
 }
 
-/// Unmounts the TorchFS on a folder, and waits until everything that was written is committed and the `torchfs` process
-/// that served it has ended. One that a killed process left is cleaned away.
+/// What served a mount that is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unmounted {
+    /// The process, which has ended; `None` if that is not known.
+    pub pid: Option<u32>,
+    /// Its cache folder, where what could not be committed is kept.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Unmounts the TorchFS on a folder, and waits until everything that was written is committed, or has failed to be, and the
+/// `torchfs` process that served it has ended. One that a killed process left is cleaned away.
 ///
 /// # Errors
 /// `NotFound` if nothing is mounted there, `InvalidInput` if it is something else, `Conflict` if it is in use,
 /// `Unavailable` if its process hangs, `Timeout` if it does not end, `NotPermitted` if it is another user's.
-pub async fn unmount(mountpoint: PathBuf, in_use: InUse) -> Result<()> {
+pub async fn unmount(mountpoint: PathBuf, in_use: InUse) -> Result<Unmounted> {
     // The kernel writes back, and asks the mount's process, before a call returns.
     let started = tokio::task::spawn_blocking(move || start_unmount(&mountpoint, in_use)).await;
-    match started.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the unmount failed")))? {
-        Some(process) => wait_for_end(process).await,
-        None => Ok(()),
-    }
+    let server = started.unwrap_or_else(|_| Err(Error::new(Kind::Io, "the unmount failed")))?;
+    let Some(process) = server.process else { return Ok(Unmounted::default()) };
+    let pid = Some(process.pid);
+    wait_for_end(process).await?;
+    Ok(Unmounted { pid, cache_dir: server.cache_dir })
 }
 
 /// Unmounts, and returns the process that should end now.
-fn start_unmount(mountpoint: &Path, in_use: InUse) -> Result<Option<Process>> {
+fn start_unmount(mountpoint: &Path, in_use: InUse) -> Result<Server> {
     let point = real_path(mountpoint)?;
     let at = mountpoint.display();
     match mounted_on(&point)? {
@@ -74,15 +90,15 @@ fn start_unmount(mountpoint: &Path, in_use: InUse) -> Result<Option<Process>> {
         Some(_) => {}
     }
     match (state(&point), in_use) {
-        (State::Dead, _) | (State::Hung, InUse::Detach) => detach(&point).map(|()| None),
+        (State::Dead, _) | (State::Hung, InUse::Detach) => detach(&point).map(|()| Server::default()),
         (State::Hung, InUse::Refuse) => {
             let message = format!("the process of the mount on {at} does not answer: --lazy detaches it all the same");
             Err(Error::new(Kind::Unavailable, message))
         }
-        (State::Served(process), InUse::Refuse) => take(&point).map(|()| process),
-        (State::Served(process), InUse::Detach) => match take(&point) {
-            Ok(()) => Ok(process),
-            Err(_) => detach(&point).map(|()| None),
+        (State::Served(server), InUse::Refuse) => take(&point).map(|()| server),
+        (State::Served(server), InUse::Detach) => match take(&point) {
+            Ok(()) => Ok(server),
+            Err(_) => detach(&point).map(|()| Server::default()),
         },
     }
 }
@@ -92,25 +108,45 @@ pub fn release(point: &Path) -> Result<()> {
     take(point).or_else(|_| detach(point))
 }
 
-/// Cleans away the mounts on a folder whose processes were killed. True if there was one. Blocks the thread, for seconds
-/// where a mount hangs.
+/// Makes a folder free to be mounted on: cleans away the mounts on it whose processes were killed. True if there was one.
+/// Blocks the thread, for seconds where a mount hangs.
 ///
 /// # Errors
-/// `NotPermitted` if it is another user's.
-pub fn clean_dead(mountpoint: &Path) -> Result<bool> {
+/// `Exists` if a TorchFS is mounted there, `Unavailable` if it hangs, `NotPermitted` if it is dead and another user's.
+pub fn clear_mountpoint(mountpoint: &Path) -> Result<bool> {
     let point = real_path(mountpoint)?;
+    let at = mountpoint.display();
     let mut found = false;
     // stat(2) would not tell: the kernel answers it from memory for a second.
-    while mounted_on(&point)?.is_some_and(|mount| mount.is_ours()) && matches!(state(&point), State::Dead) {
-        detach(&point)?;
+    while mounted_on(&point)?.is_some_and(|mount| mount.is_ours()) {
+        match state(&point) {
+            State::Dead => detach(&point)?,
+            State::Served(_) => {
+                let message = format!("TorchFS is mounted on {at} already: `torchfs umount {at}` unmounts it");
+                return Err(Error::new(Kind::Exists, message));
+            }
+            State::Hung => {
+                let message = format!(
+                    "a TorchFS is mounted on {at} and its process does not answer: `torchfs umount --lazy {at}` detaches it"
+                );
+                return Err(Error::new(Kind::Unavailable, message));
+            }
+        }
         found = true;
     }
     Ok(found)
 }
 
-/// The answer to the kernel's question for an attribute, if it is the process id.
-pub fn pid_attribute(ino: INodeNo, name: &OsStr) -> Option<Vec<u8>> {
-    (ino == INodeNo::ROOT && name == PID_ATTRIBUTE).then(|| std::process::id().to_string().into_bytes())
+/// The answer to the kernel's question for an attribute, if it is one of those that a mount has for its own tools.
+pub fn own_attribute(ino: INodeNo, name: &OsStr, cache_dir: Option<&Path>) -> Option<Vec<u8>> {
+    if ino != INodeNo::ROOT {
+        return None;
+    }
+    match name.to_str()? {
+        PID_ATTRIBUTE => Some(std::process::id().to_string().into_bytes()),
+        CACHE_ATTRIBUTE => Some(cache_dir.map_or_else(Vec::new, |dir| dir.as_os_str().as_bytes().to_vec())),
+        _ => None,
+    }
 }
 
 /// The path as the kernel lists it. The mountpoint itself is not touched: that of a dead mount cannot be.
@@ -192,10 +228,16 @@ fn unescaped(word: &[u8]) -> Vec<u8> {
 /// Who is behind a mount.
 #[derive(Debug)]
 enum State {
-    /// A process; `None` if it is not known which, or if it is not one that ends with its mount.
-    Served(Option<Process>),
+    Served(Server),
     Hung,
     Dead,
+}
+
+#[derive(Debug, Default)]
+struct Server {
+    /// `None` if it is not known which, or if it is not one that ends with its mount.
+    process: Option<Process>,
+    cache_dir: Option<PathBuf>,
 }
 
 fn state(point: &Path) -> State {
@@ -203,16 +245,27 @@ fn state(point: &Path) -> State {
     let path = point.to_owned();
     // A thread, because nothing takes back the question to a mount that hangs.
     std::thread::spawn(move || {
-        let mut value = [0; 16];
-        let read = getxattr(&path, PID_ATTRIBUTE, &mut value[..]);
-        drop(answer.send(read.map(|bytes| String::from_utf8_lossy(&value[..bytes]).into_owned())));
+        let found = attribute(&path, PID_ATTRIBUTE).map(|pid| {
+            let pid = String::from_utf8_lossy(&pid).parse().ok();
+            let cache = attribute(&path, CACHE_ATTRIBUTE).ok().filter(|cache| !cache.is_empty());
+            let cache_dir = cache.map(|cache| PathBuf::from(OsString::from_vec(cache)));
+            Server { process: pid.and_then(Process::find), cache_dir }
+        });
+        drop(answer.send(found));
     });
     match answered.recv_timeout(ANSWER_DEADLINE) {
-        Ok(Ok(pid)) => State::Served(pid.parse().ok().and_then(Process::find)),
+        Ok(Ok(server)) => State::Served(server),
         Ok(Err(error)) if is_dead(error) => State::Dead,
-        Ok(Err(_)) => State::Served(None),
+        Ok(Err(_)) => State::Served(Server::default()),
         Err(_) => State::Hung,
     }
+}
+
+fn attribute(path: &Path, name: &str) -> rustix::io::Result<Vec<u8>> {
+    let mut value = vec![0; ATTRIBUTE_BYTES_MAX];
+    let bytes = getxattr(path, name, &mut value[..])?;
+    value.truncate(bytes);
+    Ok(value)
 }
 
 fn is_dead(error: Errno) -> bool {
@@ -309,7 +362,7 @@ mod tests {
         let error = start_unmount(Path::new("/proc"), InUse::Detach).expect_err("not ours");
         assert_eq!(error.kind(), Kind::InvalidInput);
         assert!(error.to_string().contains("type proc"), "{error}");
-        assert!(!clean_dead(folder.path()).expect("nothing to clean"));
+        assert!(!clear_mountpoint(folder.path()).expect("nothing to clean"));
         std::os::unix::fs::symlink("/proc", folder.path().join("link")).expect("link");
         assert_eq!(real_path(&folder.path().join("link")).expect("found"), Path::new("/proc"));
     }

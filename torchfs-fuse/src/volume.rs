@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
-    Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode,
+    Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode, XattrName,
 };
 use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
 
@@ -114,6 +114,10 @@ impl Volume {
         };
         let text = text.map_err(|error| Error::caused(Kind::Io, "write the stats as JSON", error));
         Some(text.map(|text| self.handles.insert_text((text + "\n").into())))
+    }
+
+    pub fn cache_dir(&self) -> Option<&std::path::Path> {
+        self.client.cache_dir()
     }
 
     pub fn meta(&self) -> &MetaSession {
@@ -353,6 +357,13 @@ impl Volume {
         Ok(())
     }
 
+    /// copy_file_range(2): from a handle and offset to another. What was written to the source and is not committed counts.
+    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), bytes: u64, caller: Caller) -> Result<u64> {
+        let (source, target) = (self.handles.file(from.0)?.file, self.handles.file(to.0)?);
+        target.add_writer(caller);
+        source.copy_range(from.1, target.change(), to.1, bytes)
+    }
+
     /// lseek(2) with SEEK_DATA and SEEK_HOLE; `None` if there is nothing of the kind.
     pub fn seek(&self, handle: u64, offset: u64, what: Seek) -> Result<Option<u64>> {
         let file = self.handles.file(handle)?.file;
@@ -393,27 +404,27 @@ impl Volume {
         self.client.meta().fs_stat().await
     }
 
-    pub async fn set_xattr(&self, ino: InodeId, name: Name, value: Vec<u8>, mode: XattrMode) -> Result<()> {
+    pub async fn set_xattr(&self, ino: InodeId, name: XattrName, value: Vec<u8>, mode: XattrMode) -> Result<()> {
         Special::refuse(ino)?;
         check_xattr_name(&name, Kind::Unsupported)?;
         self.client.meta().set_xattr(ino, name, value, mode).await
     }
 
-    pub async fn xattr(&self, ino: InodeId, name: Name) -> Result<Vec<u8>> {
+    pub async fn xattr(&self, ino: InodeId, name: XattrName) -> Result<Vec<u8>> {
         if Special::of(ino).is_some() {
             return Err(Error::new(Kind::NoAttribute, "what is in .torchfs has no attributes"));
         }
         self.client.meta().xattr(ino, name).await
     }
 
-    pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<Name>> {
+    pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<XattrName>> {
         if Special::of(ino).is_some() {
             return Ok(Vec::new());
         }
         self.client.meta().xattrs(ino).await
     }
 
-    pub async fn remove_xattr(&self, ino: InodeId, name: Name) -> Result<()> {
+    pub async fn remove_xattr(&self, ino: InodeId, name: XattrName) -> Result<()> {
         Special::refuse(ino)?;
         check_xattr_name(&name, Kind::NoAttribute)?;
         self.client.meta().remove_xattr(ino, name).await
@@ -453,7 +464,7 @@ pub fn new_inode(kind: NewKind, mode: u32, uid: u32, gid: u32) -> NewInode {
 ///
 /// # Errors
 /// As [`check_xattr_name`].
-pub fn readable_xattr(name: Name) -> Result<Name> {
+pub fn readable_xattr(name: XattrName) -> Result<XattrName> {
     check_xattr_name(&name, Kind::NoAttribute).map(|()| name)
 }
 
@@ -462,7 +473,7 @@ pub fn readable_xattr(name: Name) -> Result<Name> {
 /// # Errors
 /// As a local file system has it: `InvalidInput` for a namespace without a name in it, `Unsupported` for what is no
 /// namespace, and for `security.`, which every file system has, what is given.
-fn check_xattr_name(name: &Name, security: Kind) -> Result<()> {
+fn check_xattr_name(name: &XattrName, security: Kind) -> Result<()> {
     let bytes = name.as_bytes();
     let within = |namespace: &[u8]| bytes.strip_prefix(namespace);
     let kind = match within(b"user.").or(within(b"trusted.")).or(within(b"security.")) {

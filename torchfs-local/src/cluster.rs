@@ -74,8 +74,10 @@ impl LocalCluster {
         // All at once: a metadata node may be ready only when it sees the others.
         let metas = (1..).zip(bound.metas).map(|(number, listener)| cluster.run_meta(number, listener));
         try_join_all(metas).await?;
-        let stores = (1..).zip(bound.stores).map(|(number, listener)| cluster.run_store(number, listener));
-        try_join_all(stores).await?;
+        // One after the other: each registers and gets the next number of the cluster, which so is that of its folder.
+        for (number, listener) in (1..).zip(bound.stores) {
+            cluster.run_store(number, listener).await?;
+        }
         Ok(cluster)
     }
 

@@ -1,9 +1,11 @@
 //! The options of a mount as fstab(5) and `mount -o` write them, and the command line that mount(8) gives to a helper.
 
-use super::{Mount, Size};
+use super::{CacheSize, Mount};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use torchfs_core::Error;
+use torchfs_core::cache::policy::Eviction;
 
 /// One word of `-o`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +17,9 @@ pub enum MountWord {
     /// `cache_dir=DIR`
     CacheDir(PathBuf),
     /// `cache_size=SIZE`
-    CacheSize(Size),
+    CacheSize(CacheSize),
+    /// `eviction=POLICY`
+    Eviction(Eviction),
     /// Words for mount(8) and its relatives, not for the file system.
     NotOurs,
 }
@@ -60,10 +64,14 @@ impl FromStr for MountWord {
             ("noallow_other", None) => Ok(MountWord::AllowOther(false)),
             ("cache_dir", Some(dir)) if !dir.is_empty() => Ok(MountWord::CacheDir(dir.into())),
             ("cache_size", Some(size)) => size.parse().map(MountWord::CacheSize),
+            ("eviction", Some(name)) => name.parse().map(MountWord::Eviction).map_err(|error: Error| error.to_string()),
             _ if NOT_OURS.contains(&word) || name.starts_with("x-") || name.starts_with("comment") => {
                 Ok(MountWord::NotOurs)
             }
-            _ => Err("known are ro, rw, allow_other, noallow_other, cache_dir=DIR and cache_size=SIZE".to_owned()),
+            _ => {
+                let known = "ro, rw, allow_other, noallow_other, cache_dir=DIR, cache_size=SIZE and eviction=POLICY";
+                Err(format!("known are {known}"))
+            }
         }
     }
 }
@@ -76,9 +84,15 @@ impl Mount {
     }
 
     /// How much the cache may hold.
-    pub fn cache_size(&self) -> Size {
+    pub fn cache_size(&self) -> CacheSize {
         let word = self.last(|word| if let MountWord::CacheSize(size) = word { Some(*size) } else { None });
         word.unwrap_or(self.cache_size)
+    }
+
+    /// What leaves a full cache first.
+    pub fn eviction(&self) -> Eviction {
+        let word = self.last(|word| if let MountWord::Eviction(eviction) = word { Some(*eviction) } else { None });
+        word.unwrap_or(self.eviction)
     }
 
     /// Whether it takes no writes.
@@ -144,8 +158,13 @@ mod tests {
         let words = "ro,noatime,_netdev,x-systemd.automount,allow_other,cache_dir=/c,cache_size=1G,rw";
         let (_, given) = mount(&["torchfs", "mount", "--cache-dir", "/other", "-o", words, "/m"]).expect("parses");
         assert_eq!((given.is_read_only(), given.allow_other()), (false, Some(true)));
-        assert_eq!((given.cache_dir(), given.cache_size().0), (Some(Path::new("/c")), 1 << 30));
-        for bad in ["read_only", "cache_size=much", "cache_dir=", "ro=1"] {
+        assert_eq!((given.cache_dir(), given.cache_size()), (Some(Path::new("/c")), CacheSize::Bytes(1 << 30)));
+        let words = "cache_size=25%,eviction=lfu";
+        let (_, given) = mount(&["torchfs", "mount", "--eviction", "fifo", "-o", words, "/m"]).expect("parses");
+        assert_eq!((given.cache_size(), given.eviction()), (CacheSize::Percent(25), Eviction::Lfu));
+        for bad in
+            ["read_only", "cache_size=much", "cache_size=0%", "cache_size=101%", "cache_dir=", "ro=1", "eviction=mru"]
+        {
             let error = mount(&["torchfs", "mount", "-o", bad, "/m"]).expect_err(bad).to_string();
             assert!(error.contains(bad), "{error}");
         }

@@ -113,6 +113,49 @@ impl FromStr for Size {
     }
 }
 
+/// How much a cache may hold: a [`Size`], or `25%` of its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheSize {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of the disk.
+    Percent(u8),
+}
+
+impl CacheSize {
+    /// In bytes, on a disk of so many.
+    pub fn of_disk(self, disk_bytes: u64) -> u64 {
+        match self {
+            CacheSize::Bytes(bytes) => bytes,
+            CacheSize::Percent(percent) => (u128::from(disk_bytes) * u128::from(percent) / 100) as u64,
+        }
+    }
+}
+
+/// As it is parsed.
+impl fmt::Display for CacheSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CacheSize::Bytes(bytes) => write!(f, "{bytes}"),
+            CacheSize::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl FromStr for CacheSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(number) = text.strip_suffix('%') else {
+            return text.parse().map(|Size(bytes)| CacheSize::Bytes(bytes));
+        };
+        match number.trim_end().parse() {
+            Ok(percent @ 1..=100) => Ok(CacheSize::Percent(percent)),
+            _ => Err(format!("'{text}' is no part of a disk: write 1% to 100%")),
+        }
+    }
+}
+
 /// Parses `1=ADDR,2=ADDR,...`.
 pub fn peers(text: &str) -> Result<Peers, String> {
     let mut peers = Peers::new();

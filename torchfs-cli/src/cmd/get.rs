@@ -9,9 +9,9 @@ use crate::progress::Bar;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use torchfs_core::{Client, IoContext};
 use torchfs_core::client::TreeOptions;
 use torchfs_core::meta::FileKind;
+use torchfs_core::{Client, IoContext};
 
 /// Links followed before it is taken for a loop, as Linux does.
 const LINKS_MAX: usize = 40;

@@ -14,6 +14,7 @@ mod mount;
 mod mv;
 mod policy;
 mod put;
+mod recover;
 mod rm;
 mod stat;
 mod stats;
@@ -32,6 +33,9 @@ use std::time::Duration;
 use torchfs_core::meta::{Attr, FileKind};
 use torchfs_core::{Client, Error, IoContext, Kind};
 use tracing_subscriber::EnvFilter;
+
+/// How long what was stored for nothing may hold up the end, so that Ctrl-C stays quick.
+const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long work that was given up may hold the process at its end.
 const END_DEADLINE: Duration = Duration::from_secs(2);
@@ -71,6 +75,7 @@ async fn dispatch(cli: Cli) -> Outcome {
 async fn file_verb(global: &Global, verb: Verb) -> Outcome {
     match verb {
         Verb::Get(args) => get::run(global, args).await,
+        Verb::Recover(args) => recover::run(global, args).await,
         Verb::Stats(args) => stats::run(args).await,
         Verb::Ls(args) => ls::run(global, args).await,
         Verb::Cat(args) => cat::run(global, args).await,

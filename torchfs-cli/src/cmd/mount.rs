@@ -2,7 +2,8 @@
 
 mod background;
 
-use super::{cannot_connect, metas};
+use super::recover::check_nothing_is_left;
+use super::{GIVE_BACK_DEADLINE, cannot_connect, metas};
 use crate::args::{Global, Mount};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::printable;
@@ -11,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use torchfs_core::{Client, IoContext, Kind};
-use torchfs_fuse::{MountOptions, Mounted, clean_dead, mount};
+use torchfs_fuse::{MountOptions, Mounted, clear_mountpoint, mount};
 
 /// How long the first request to a new mount may take.
 const USABLE_DEADLINE: Duration = Duration::from_secs(10);
@@ -27,20 +28,42 @@ pub async fn run(global: &Global, args: Mount, stop: &mut StopSignals) -> Outcom
         return background::serve(global, &args, stop).await;
     }
     let Some(started) = stop.before(Box::pin(start(global, &args))).await else { return Ok(()) };
-    let mounted = started?;
+    let served = started?;
     if !global.quiet {
         let shown = args.mountpoint.display();
         eprintln!("mounted on {shown}; Ctrl-C or `umount {shown}` stops it");
     }
-    until_stopped(&mounted, stop).await
+    served.until_stopped(stop).await
+}
+
+/// A mount with what serves it.
+pub struct Served {
+    pub mounted: Mounted,
+    pub client: Client,
+    pub cache_dir: PathBuf,
+}
+
+impl Served {
+    /// Returns when it is unmounted from outside, or unmounts it when a signal comes; a second one ends that too. Then gives
+    /// back what was stored and has no name, and says if something could not be stored.
+    pub async fn until_stopped(&self, stop: &mut StopSignals) -> Outcome {
+        let ended = tokio::select! {
+            ended = self.mounted.wait() => ended.map_err(Failure::from),
+            () = stop.next() => stop.or_interrupted(async { Ok(self.mounted.unmount().await?) }).await,
+        };
+        self.client.give_back(GIVE_BACK_DEADLINE).await;
+        ended.and_then(|()| check_nothing_is_left(&self.cache_dir, std::process::id()))
+    }
 }
 
 /// Connects, mounts, and sees that the mount answers.
-async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
+async fn start(global: &Global, args: &Mount) -> Outcome<Served> {
     let mountpoint = mountpoint(global, args).await?;
     let metas = metas(global)?;
     let cache_dir = cache_dir(args, &mountpoint)?;
-    let client = Client::builder().metas(metas.clone()).cache_dir(cache_dir).cache_bytes(args.cache_size().0);
+    let cache_bytes = args.cache_size().of_disk(disk_bytes(&cache_dir)?);
+    let client = Client::builder().metas(metas.clone()).cache_dir(&cache_dir).cache_bytes(cache_bytes);
+    let client = client.eviction(args.eviction());
     let client = client.connect().await.map_err(|error| match error.kind() {
         // Of the cache folder, not of a connection.
         Kind::Conflict => error.into(),
@@ -48,16 +71,22 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Mounted> {
     })?;
     let options = MountOptions { read_only: args.is_read_only(), ..MountOptions::default() };
     let allow_other = args.allow_other().unwrap_or(options.allow_other);
-    let mounted = mount(client, &mountpoint, MountOptions { allow_other, ..options })?;
+    let mounted = mount(client.clone(), &mountpoint, MountOptions { allow_other, ..options })?;
     check_usable(&mountpoint).await?;
-    Ok(mounted)
+    Ok(Served { mounted, client, cache_dir })
+}
+
+/// The size of the disk that holds a folder.
+fn disk_bytes(folder: &Path) -> Outcome<u64> {
+    let found = rustix::fs::statvfs(folder).io(|| format!("look at the disk of {}", folder.display()))?;
+    Ok(found.f_blocks.saturating_mul(found.f_frsize))
 }
 
 /// The folder to mount on, free of what a killed mount left there.
 async fn mountpoint(global: &Global, args: &Mount) -> Outcome<PathBuf> {
     let shown = printable(args.mountpoint.as_os_str().as_bytes());
     let path = args.mountpoint.clone();
-    let cleaned = tokio::task::spawn_blocking(move || clean_dead(&path)).await.unwrap_or(Ok(false))?;
+    let cleaned = tokio::task::spawn_blocking(move || clear_mountpoint(&path)).await.unwrap_or(Ok(false))?;
     if cleaned && !global.quiet {
         eprintln!("{shown} was still mounted by a process that was killed; cleaned up");
     }
@@ -77,14 +106,6 @@ async fn check_usable(mountpoint: &Path) -> Outcome {
     }
 }
 
-/// Returns when it is unmounted from outside, or unmounts it when a signal comes; a second one ends that too.
-pub async fn until_stopped(mounted: &Mounted, stop: &mut StopSignals) -> Outcome {
-    tokio::select! {
-        ended = mounted.wait() => Ok(ended?),
-        () = stop.next() => stop.or_interrupted(async { Ok(mounted.unmount().await?) }).await,
-    }
-}
-
 /// The cache folder: as given, or one of its own for each mountpoint.
 fn cache_dir(args: &Mount, mountpoint: &Path) -> Outcome<PathBuf> {
     let dir = match args.cache_dir() {
@@ -96,14 +117,18 @@ fn cache_dir(args: &Mount, mountpoint: &Path) -> Outcome<PathBuf> {
 }
 
 fn default_cache_dir(mountpoint: &Path) -> Outcome<PathBuf> {
-    let below = folder_name(mountpoint);
+    Ok(default_cache_root()?.join(folder_name(mountpoint)))
+}
+
+/// Where the cache folders of this user's mounts are.
+pub fn default_cache_root() -> Outcome<PathBuf> {
     if rustix::process::geteuid().is_root() {
-        return Ok(Path::new("/var/cache/torchfs").join(below));
+        return Ok("/var/cache/torchfs".into());
     }
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let cache = cache.ok_or_else(|| Failure::usage("no home folder for the cache: give --cache-dir"))?;
-    Ok(cache.join("torchfs").join(below))
+    Ok(cache.join("torchfs"))
 }
 
 /// One name for a mountpoint, different for each: what is no letter, digit or `.` is written as `-` and two hex digits.

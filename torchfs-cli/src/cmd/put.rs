@@ -1,6 +1,6 @@
 //! `torchfs put`: files, folders, and what is read from pipes and devices into TorchFS.
 
-use super::{Links, Target, check_stdin, connect, needs_recursive, sources_and_target};
+use super::{GIVE_BACK_DEADLINE, Links, Target, check_stdin, connect, needs_recursive, sources_and_target};
 use crate::args::{Global, Put, Remote};
 use crate::exit::{Exit, Failure, Outcome, Tally};
 use crate::output::printable;
@@ -14,7 +14,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{self, Poll};
-use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::OnceCell;
 use torchfs_core::client::{Progress, TreeOptions, TreeReport};
@@ -22,9 +21,6 @@ use torchfs_core::{Client, IoContext};
 
 /// Of a file that comes from stdin or another stream.
 const STREAM_MODE: u32 = 0o644;
-
-/// How long what was stored for nothing may hold up the end, so that Ctrl-C stays quick.
-const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Copies until done or interrupted; then gives back what was stored and has no name.
 pub async fn run(global: &Global, args: Put, stop: &mut StopSignals) -> Outcome {

@@ -1,6 +1,6 @@
 //! `torchfs up`: a whole cluster in this process, until a signal comes.
 
-use super::mount::until_stopped;
+use super::mount::Served;
 use super::policy::too_few_nodes;
 use crate::args::{Global, Up};
 use crate::exit::{Failure, Outcome};
@@ -8,7 +8,7 @@ use crate::signal::StopSignals;
 use std::path::Path;
 use torchfs_core::layout::Profile;
 use torchfs_core::{Client, Error, Kind};
-use torchfs_fuse::{MountOptions, Mounted, mount};
+use torchfs_fuse::{MountOptions, mount};
 use torchfs_local::LocalCluster;
 
 const DEFAULT_PORT: u16 = 7100;
@@ -60,7 +60,7 @@ fn start_failure(error: Error, data: &Path) -> Failure {
 async fn serve(global: &Global, args: &Up, cluster: &LocalCluster, stop: &mut StopSignals) -> Outcome {
     let Some(ready) = stop.before(Box::pin(get_ready(global, args, cluster))).await else { return Ok(()) };
     match ready? {
-        Some(mounted) => until_stopped(&mounted, stop).await,
+        Some(served) => served.until_stopped(stop).await,
         None => {
             stop.next().await;
             Ok(())
@@ -69,7 +69,7 @@ async fn serve(global: &Global, args: &Up, cluster: &LocalCluster, stop: &mut St
 }
 
 /// Mounts, if it is to, and says how the cluster is used.
-async fn get_ready(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcome<Option<Mounted>> {
+async fn get_ready(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcome<Option<Served>> {
     let client = cluster.client().await?;
     let profile = client.profile("/").await?;
     if !global.quiet {
@@ -80,10 +80,11 @@ async fn get_ready(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcom
         return Ok(None);
     };
     std::fs::create_dir_all(mountpoint).map_err(|error| Error::io(mountpoint.display().to_string(), error))?;
-    let client = Client::builder().metas(cluster.meta_addrs()).cache_dir(args.data.join("cache")).connect().await?;
-    let mounted = mount(client, mountpoint, MountOptions::default())?;
+    let cache_dir = args.data.join("cache");
+    let client = Client::builder().metas(cluster.meta_addrs()).cache_dir(&cache_dir).connect().await?;
+    let mounted = mount(client.clone(), mountpoint, MountOptions::default())?;
     say(global, cluster, Some(mountpoint));
-    Ok(Some(mounted))
+    Ok(Some(Served { mounted, client, cache_dir }))
 }
 
 fn warn_if_too_few(cluster: &LocalCluster, profile: Profile) {

@@ -44,6 +44,9 @@ fn json_is_complete_and_true() {
     assert_eq!((status["stores"].as_array().map(Vec::len), &status["stores"][0]["state"]), (Some(3), &"up".into()));
     assert_eq!((&status["files"], &status["bytes"]), (&Value::from(1), &Value::from(200_000)));
     assert_eq!(status["degraded_stripes"], 0);
+    for store in status["stores"].as_array().expect("stores") {
+        assert_eq!(store["domain"], format!("host=store-{}", store["id"]), "numbered as its folder is");
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) struct Disk {
 }
 
 /// What a cache folder may hold: its own, and what a client and a mount keep beside.
-const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "staging", "mount.log"];
+const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "staging", "recover", "mount.log"];
 
 /// A complete file as the index names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -73,6 +73,15 @@ impl File {
         if !self.is_dirty() {
             return Ok(self.attr());
         }
+        let committed = self.commit_once().await;
+        match &committed {
+            Ok(_) => self.forget_aside().await,
+            Err(error) => self.set_aside(error).await,
+        }
+        committed
+    }
+
+    async fn commit_once(&self) -> Result<Attr> {
         let mut undo = Undo { open: Some(&self.open) };
         let mut tasks = {
             let mut state = self.open.state();

@@ -81,7 +81,11 @@ impl Base {
         Ok(out.freeze())
     }
 
-    fn stripe(&self, extent: &Extent) -> Result<&Arc<Stripe>> {
+    /// The stripe of one of its extents.
+    ///
+    /// # Errors
+    /// `Protocol` if metadata did not say where it is.
+    pub fn stripe(&self, extent: &Extent) -> Result<&Arc<Stripe>> {
         self.stripes.get(&extent.stripe).ok_or_else(|| {
             let message = format!("metadata names stripe {} and does not say where it is", extent.stripe);
             crate::Error::new(crate::Kind::Protocol, message)

@@ -3,8 +3,10 @@
 //! Close-to-open consistency: a [`File`] shows the version that was current when it was opened, plus this client's own
 //! writes; [`File::commit`] makes writes durable in the cluster and visible to everyone who opens the file afterwards.
 
+mod aside;
 mod commit;
 mod content;
+mod copy;
 mod file;
 mod holes;
 mod open_file;
@@ -13,16 +15,18 @@ mod pack;
 mod path;
 mod ranges;
 mod read;
+mod recover;
 mod spans;
 mod staging;
 mod tree;
 mod whole;
 mod write;
 
+pub use aside::{SetAside, set_aside};
 pub use file::{File, OpenMode};
 pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
 
-use crate::cache::policy::Lru;
+use crate::cache::policy::Eviction;
 use crate::cache::{Cache, CacheStats};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClusterId, InodeId, Version};
@@ -33,11 +37,12 @@ use crate::observe::{Observed, RequestStats, Requests};
 use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
+use aside::Asides;
 use content::Base;
 use open_file::OpenFile;
 use staging::Staging;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -69,6 +74,8 @@ struct Inner {
     uploads: Arc<Semaphore>,
     open: Mutex<OpenFiles>,
     cache: Option<Cache>,
+    /// Where what cannot be committed is kept; in the cache folder.
+    asides: Option<Arc<Asides>>,
     requests: Arc<Requests>,
 }
 
@@ -106,6 +113,7 @@ pub struct ClientBuilder {
     metas: Vec<String>,
     cache_dir: Option<PathBuf>,
     cache_bytes: Option<u64>,
+    eviction: Eviction,
     owner: Option<(u32, u32)>,
 }
 
@@ -117,18 +125,25 @@ impl ClientBuilder {
         self
     }
 
-    /// Keep whole files that were read in this folder. Without it nothing is cached, and writes are staged in the
-    /// system's temporary folder.
+    /// Keep whole files that were read in this folder, and what was written and could not be committed (see [`set_aside`]).
+    /// Without it nothing is cached or kept, and writes are staged in the system's temporary folder.
     #[must_use]
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(dir.into());
         self
     }
 
-    /// How much the cache folder may hold; 10 GiB if not said. In any case 5 % of its disk are left free, at most 1 GiB.
+    /// How much the cache may hold, and at most as much what is set aside; 10 GiB if not said. In any case 5 % of its disk are left free, at most 1 GiB.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = Some(bytes);
+        self
+    }
+
+    /// What leaves the cache when it is full; what was not opened for the longest time if not said.
+    #[must_use]
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.eviction = eviction;
         self
     }
 
@@ -161,9 +176,12 @@ impl ClientBuilder {
         let stores = Arc::new(Observed { requests: requests.clone(), inner: stores });
         let stripes = StripeIo::new(meta.clone(), stores);
         let process = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let cache = match &self.cache_dir {
-            Some(dir) => Some(self.open_cache(dir.clone(), meta.map().await?.cluster).await?),
-            None => None,
+        let (cache, asides) = match &self.cache_dir {
+            Some(dir) => {
+                let (cache, asides) = self.open_cache(dir.clone(), meta.map().await?.cluster).await?;
+                (Some(cache), Some(Arc::new(asides)))
+            }
+            None => (None, None),
         };
         let staging = self.cache_dir.map_or_else(std::env::temp_dir, |dir| dir.join("staging"));
         let inner = Inner {
@@ -174,18 +192,19 @@ impl ClientBuilder {
             uploads: Arc::new(Semaphore::new(UPLOAD_UNITS_MAX)),
             open: Mutex::default(),
             cache,
+            asides,
             requests,
         };
         Ok(Client { inner: Arc::new(inner) })
     }
 
-    async fn open_cache(&self, dir: PathBuf, cluster: ClusterId) -> Result<Cache> {
-        let limit_bytes = self.cache_bytes.unwrap_or(CACHE_BYTES_DEFAULT);
+    async fn open_cache(&self, dir: PathBuf, cluster: ClusterId) -> Result<(Cache, Asides)> {
+        let (limit_bytes, eviction) = (self.cache_bytes.unwrap_or(CACHE_BYTES_DEFAULT), self.eviction);
         let open = move || {
-            let cache = Cache::open(&dir, limit_bytes, cluster, Box::new(Lru::default()))?;
+            let cache = Cache::open(&dir, limit_bytes, cluster, eviction.policy())?;
             // Only now is it sure that the folder is ours.
             staging::remove_leftovers(&dir.join("staging"))?;
-            Ok(cache)
+            Ok((cache, Asides::open(&dir, limit_bytes, cluster)?))
         };
         write::blocking(open).await
     }
@@ -238,11 +257,12 @@ impl Client {
         inode: NewInode,
         if_exists: IfExists,
     ) -> Result<File> {
-        let attr = self.meta().create(parent, name, inode, if_exists).await?;
+        let attr = self.meta().create(parent, name.clone(), inode, if_exists).await?;
         if attr.kind == FileKind::File && attr.version == Version::NEW {
             // Nothing was ever committed to it, so there is no content to ask for.
             let base = Arc::new(Base::new(attr, Content::default()));
             let open = self.open_files().get_or_insert(&base);
+            open.name.get_or_init(|| (parent, name));
             return Ok(File::new(self.clone(), open, base, OpenMode::ReadWrite));
         }
         self.open_inode(attr.ino).await
@@ -285,6 +305,12 @@ impl Client {
     /// space back after a day. A commit that still names any of it is refused as `Stale`.
     pub async fn give_back(&self, deadline: Duration) {
         self.inner.stripes.give_back(deadline).await;
+    }
+
+    /// The folder of the cache, if there is one. What could not be committed is kept there too; see [`set_aside`].
+    #[must_use]
+    pub fn cache_dir(&self) -> Option<&Path> {
+        self.inner.asides.as_ref().map(|asides| asides.cache_dir())
     }
 
     /// What the cache has done; `None` if there is none.

@@ -2,13 +2,14 @@
 
 use super::content::{Base, Origin};
 use super::overlay::{Overlay, Piece, Source};
+use super::recover::Aside;
 use super::staging::{BLOCK_BYTES, Block, FILE_MEMORY_BYTES_MAX, Prefer, Staging};
 use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
 use crate::layout::{Profile, Stripe};
-use crate::meta::{Attr, AttrChange, SetTime, Timestamp};
+use crate::meta::{Attr, AttrChange, Name, SetTime, Timestamp};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -20,6 +21,8 @@ const FILE_UPLOADS_MAX: usize = 2;
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub ino: InodeId,
+    /// The folder and name under which this client made it, to tell people what it was.
+    pub name: OnceLock<(InodeId, Name)>,
     /// Commits go one after the other.
     pub commit_turn: Semaphore,
     pub uploads: Arc<Semaphore>,
@@ -42,6 +45,10 @@ pub(super) struct State {
     pub tasks: JoinSet<()>,
     /// Whether full stripes are sent before a commit asks for them.
     pub background: Background,
+    /// Counts changes of content.
+    pub changes: u64,
+    /// What of it is kept because it could not be committed.
+    pub aside: Option<Aside>,
     last_upload: u64,
     tail: Option<Tail>,
     memory_bytes: u64,
@@ -135,6 +142,7 @@ impl OpenFile {
     pub fn new(base: Arc<Base>) -> Self {
         OpenFile {
             ino: base.attr.ino,
+            name: OnceLock::new(),
             commit_turn: Semaphore::new(1),
             uploads: Arc::new(Semaphore::new(FILE_UPLOADS_MAX)),
             state: Mutex::new(State {
@@ -145,6 +153,8 @@ impl OpenFile {
                 generation: 0,
                 tasks: JoinSet::new(),
                 background: Background::Sends,
+                changes: 0,
+                aside: None,
                 last_upload: 0,
                 tail: None,
                 memory_bytes: 0,
@@ -243,6 +253,16 @@ impl State {
         self.touch();
     }
 
+    /// Lays pieces over the file that another one has at `from` and this one has at `to` now.
+    pub fn share(&mut self, pieces: Vec<Piece>, from: u64, to: u64) {
+        for Piece { range, source } in pieces {
+            let range = range.start - from + to..range.end - from + to;
+            self.change.size_min = self.change.size_min.max(range.end);
+            self.overlay.insert(Piece { range, source });
+        }
+        self.touch();
+    }
+
     /// Cuts or grows the file for a reader of `base`.
     pub fn truncate(&mut self, base: &Base, size: u64) {
         if size < self.size(base) {
@@ -274,6 +294,7 @@ impl State {
 
     /// Content changed now.
     fn touch(&mut self) {
+        self.changes += 1;
         self.change.mtime = Some(SetTime::At(Timestamp::from(SystemTime::now())));
     }
 

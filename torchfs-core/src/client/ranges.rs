@@ -54,7 +54,6 @@ impl RangeSet {
     }
 
     /// The runs in order.
-    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.runs.iter().map(|(&start, &end)| start..end)
     }

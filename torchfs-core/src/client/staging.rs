@@ -78,7 +78,10 @@ impl Staging {
     }
 
     /// Does what takes `bytes` of the disk; if that is full, again with room that the cache makes.
-    fn with_room<T>(&self, bytes: usize, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub fn with_room<T>(&self, bytes: usize, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         for _ in 0..ROOM_ROUNDS_MAX {
             match work() {
                 Err(error) if error.kind() == Kind::NoSpace && self.make_room(bytes) => {}

@@ -6,18 +6,20 @@
 pub mod conformance;
 mod feed;
 pub mod memory;
+mod name;
 mod op;
 mod session;
 mod types;
 mod unnamed;
 
 pub use feed::{Change, Changed, Changes, Feed, Watch};
+pub use name::{Name, XattrName};
 pub use op::{Command, IfExists, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, RenameMode, XattrMode};
 pub use session::MetaSession;
 pub use types::{
     Allocate, Allocation, Attr, AttrChange, ClusterMap, Content, ContentChange, DirEntry, FileKind, FsStat, Heartbeat,
-    HeartbeatReply, Listing, MetaStatus, Name, NewInode, NewKind, NodeLoad, NodeRecord, NodeState, Resolved, SetTime,
-    Status, StoreStatus, Timestamp, taken_over,
+    HeartbeatReply, Listing, MetaStatus, NewInode, NewKind, NodeLoad, NodeRecord, NodeState, Resolved, SetTime, Status,
+    StoreStatus, Timestamp, taken_over,
 };
 
 use crate::error::Result;

@@ -3,9 +3,10 @@
 //! [`MetaOp`] is at once the write request, the Raft log entry, the arms of the state machine's `match` and the alphabet of
 //! the property tests. Adding an operation is one variant and one arm.
 
+use super::name::{Name, XattrName};
 use super::types::ClusterMap;
 use super::types::{
-    Attr, AttrChange, Content, ContentChange, FsStat, Listing, Name, NewInode, NodeRecord, NodeState, Resolved, Status,
+    Attr, AttrChange, Content, ContentChange, FsStat, Listing, NewInode, NodeRecord, NodeState, Resolved, Status,
     Timestamp,
 };
 use crate::error::Error;
@@ -120,7 +121,7 @@ pub enum MetaOp {
         /// The inode.
         ino: InodeId,
         /// With its namespace, like `user.label`.
-        name: Name,
+        name: XattrName,
         /// At most 64 KiB.
         value: Vec<u8>,
         /// Whether it must be new or there.
@@ -131,7 +132,7 @@ pub enum MetaOp {
         /// The inode.
         ino: InodeId,
         /// The attribute.
-        name: Name,
+        name: XattrName,
     },
     /// Sets the profile of a folder, which new files in it and below it take; `None` inherits again. Answers `Done`.
     SetProfile {
@@ -275,7 +276,7 @@ pub enum MetaQuery {
         /// The inode.
         ino: InodeId,
         /// The attribute.
-        name: Name,
+        name: XattrName,
     },
     /// The names of all extended attributes. Answers `Names`.
     Xattrs(InodeId),
@@ -305,7 +306,7 @@ pub enum MetaAnswer {
     /// A link's target or an attribute's value.
     Bytes(Vec<u8>),
     /// Names of attributes.
-    Names(Vec<Name>),
+    Names(Vec<XattrName>),
     /// The effective profile, and whether the folder itself sets it.
     Profile(Profile, bool),
     /// How full the file system is.

@@ -5,7 +5,7 @@ use super::unnamed::Unnamed;
 use super::{
     Allocate, Allocation, Attr, AttrChange, Changes, ClusterMap, Command, Content, ContentChange, FsStat, IfExists,
     Listing, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved, Status, Watch,
-    XattrMode,
+    XattrMode, XattrName,
 };
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClientId, InodeId, RequestId, ShardId};
@@ -172,7 +172,7 @@ impl MetaSession {
     ///
     /// # Errors
     /// What the operation answers.
-    pub async fn set_xattr(&self, ino: InodeId, name: Name, value: Vec<u8>, mode: XattrMode) -> Result<()> {
+    pub async fn set_xattr(&self, ino: InodeId, name: XattrName, value: Vec<u8>, mode: XattrMode) -> Result<()> {
         self.apply_for_done(MetaOp::SetXattr { ino, name, value, mode }).await
     }
 
@@ -180,7 +180,7 @@ impl MetaSession {
     ///
     /// # Errors
     /// What the operation answers.
-    pub async fn remove_xattr(&self, ino: InodeId, name: Name) -> Result<()> {
+    pub async fn remove_xattr(&self, ino: InodeId, name: XattrName) -> Result<()> {
         self.apply_for_done(MetaOp::RemoveXattr { ino, name }).await
     }
 
@@ -306,7 +306,7 @@ impl MetaSession {
     ///
     /// # Errors
     /// What the query answers.
-    pub async fn xattr(&self, ino: InodeId, name: Name) -> Result<Vec<u8>> {
+    pub async fn xattr(&self, ino: InodeId, name: XattrName) -> Result<Vec<u8>> {
         expect_variant!(self.store.query(MetaQuery::Xattr { ino, name }).await?, MetaAnswer::Bytes(bytes) => bytes)
     }
 
@@ -314,7 +314,7 @@ impl MetaSession {
     ///
     /// # Errors
     /// What the query answers.
-    pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<Name>> {
+    pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<XattrName>> {
         expect_variant!(self.store.query(MetaQuery::Xattrs(ino)).await?, MetaAnswer::Names(names) => names)
     }
 

@@ -1,12 +1,11 @@
 //! The vocabulary of metadata: what a file is, what a folder holds, what the cluster consists of.
 
+use super::name::Name;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClusterId, InodeId, MapVersion, MetaId, NodeId, NodeUuid, ShardId, StripeId, Version};
 use crate::layout::{Extent, Profile, Stripe};
 use crate::placement::FailureDomain;
-use crate::settings::NAME_BYTES_MAX;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 /// A point in time: seconds since 1970-01-01 UTC, possibly negative, and nanoseconds 0..1_000_000_000 after that.
@@ -72,63 +71,6 @@ impl From<Timestamp> for SystemTime {
         let whole = Duration::from_secs(time.seconds.unsigned_abs());
         let second = if time.seconds >= 0 { SystemTime::UNIX_EPOCH + whole } else { SystemTime::UNIX_EPOCH - whole };
         second + Duration::from_nanos(time.nanos.into())
-    }
-}
-
-/// The name of a directory entry: 1 to 255 bytes, any but `/` and NUL, not `.` or `..`. Need not be UTF-8.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
-pub struct Name(Vec<u8>);
-
-impl Name {
-    /// Checks and takes a name.
-    ///
-    /// # Errors
-    /// [`Kind::NameTooLong`] or [`Kind::InvalidInput`].
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self> {
-        let bytes = bytes.into();
-        if bytes.len() > NAME_BYTES_MAX {
-            let message = format!("name of {} bytes; at most {NAME_BYTES_MAX} are possible", bytes.len());
-            return Err(Error::new(Kind::NameTooLong, message));
-        }
-        if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
-            let message = format!("'{}' cannot be a name", String::from_utf8_lossy(&bytes).escape_debug());
-            return Err(Error::new(Kind::InvalidInput, message));
-        }
-        Ok(Name(bytes))
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl TryFrom<Vec<u8>> for Name {
-    type Error = Error;
-
-    fn try_from(bytes: Vec<u8>) -> Result<Self> {
-        Name::new(bytes)
-    }
-}
-
-impl From<Name> for Vec<u8> {
-    fn from(name: Name) -> Self {
-        name.0
-    }
-}
-
-/// The name as text; bytes that are not UTF-8 are replaced.
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
     }
 }
 

@@ -9,7 +9,7 @@ use openraft::{RaftLogReader, RaftSnapshotBuilder, StorageError};
 use std::sync::Arc;
 use tempfile::TempDir;
 use torchfs_core::layout::Profile;
-use torchfs_core::meta::{InternalOp, MetaOp, Name, XattrMode};
+use torchfs_core::meta::{InternalOp, MetaOp, XattrMode, XattrName};
 use torchfs_core::{ClientId, ClusterId, InodeId, RequestId};
 
 struct Builder;
@@ -40,7 +40,7 @@ async fn openrafts_storage_suite_passes() {
 fn proposal(text: &str) -> Proposal {
     let op = MetaOp::SetXattr {
         ino: InodeId::ROOT,
-        name: Name::new(text).expect("name"),
+        name: XattrName::new(text).expect("name"),
         value: text.as_bytes().to_vec(),
         mode: XattrMode::Either,
     };

@@ -10,7 +10,7 @@ use crate::kv::KvRead;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use torchfs_core::layout::Extent;
-use torchfs_core::meta::{FileKind, NodeRecord};
+use torchfs_core::meta::{FileKind, Name, NodeRecord, XattrName};
 use torchfs_core::{InodeId, Result, StripeId};
 
 /// Every rule that the records break, in words; none if all is well.
@@ -62,7 +62,7 @@ impl Check {
     fn read(tx: &Tx<'_>) -> Outcome<Self> {
         let mut entries = Vec::new();
         for (key, bytes) in table(tx, keys::ENTRIES)? {
-            let name = name_in(&key, &key[..9.min(key.len())])?;
+            let name: Name = name_in(&key, &key[..9.min(key.len())])?;
             entries.push((first_number(&key), name.to_string(), decode(&key, &bytes)?));
         }
         let mut extents: BTreeMap<u64, Vec<_>> = BTreeMap::new();
@@ -179,7 +179,7 @@ impl Check {
     fn xattrs(&mut self, tx: &Tx<'_>) -> Outcome<()> {
         let mut bytes: BTreeMap<u64, u32> = BTreeMap::new();
         for (key, _) in table(tx, keys::XATTRS)? {
-            let name = name_in(&key, &key[..9.min(key.len())])?;
+            let name: XattrName = name_in(&key, &key[..9.min(key.len())])?;
             *bytes.entry(first_number(&key)).or_default() += list_bytes(&name);
         }
         for (ino, inode) in self.inodes.clone() {

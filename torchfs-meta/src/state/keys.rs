@@ -1,6 +1,6 @@
 //! The key of every record: one prefix byte per table, then numbers in big-endian order. `docs/metadata-state.md` lists them.
 
-use torchfs_core::meta::{Change, Name, Timestamp};
+use torchfs_core::meta::{Change, Name, Timestamp, XattrName};
 use torchfs_core::{ClientId, InodeId, NodeId, ShardId, StripeId};
 
 /// Every key of the state is in `FROM..TO`; other users of the same store keep out of it.
@@ -64,7 +64,7 @@ pub(super) fn xattrs(ino: InodeId) -> Vec<u8> {
     number(XATTRS, ino.0)
 }
 
-pub(super) fn xattr(ino: InodeId, name: &Name) -> Vec<u8> {
+pub(super) fn xattr(ino: InodeId, name: &XattrName) -> Vec<u8> {
     [&xattrs(ino), name.as_bytes()].concat()
 }
 

@@ -11,7 +11,7 @@ use torchfs_core::layout::{Extent, Profile, Stripe, StripeShape};
 use torchfs_core::meta::memory::MemoryMeta;
 use torchfs_core::meta::{
     AttrChange, Command, ContentChange, IfExists, InternalOp, Listing, MetaAnswer, MetaOp, MetaQuery, MetaReply,
-    MetaStore, Name, NewInode, NewKind, NodeState, RenameMode, SetTime, Timestamp, XattrMode,
+    MetaStore, Name, NewInode, NewKind, NodeState, RenameMode, SetTime, Timestamp, XattrMode, XattrName,
 };
 use torchfs_core::placement::FailureDomain;
 use torchfs_core::{ClientId, ClusterId, InodeId, Kind, NodeId, NodeUuid, RequestId, Result, ShardId, StripeId};
@@ -145,6 +145,10 @@ fn shards() -> impl Strategy<Value = Vec<ShardId>> {
     vec(shard, 1..20)
 }
 
+fn attribute() -> impl Strategy<Value = XattrName> {
+    select(vec!["user.a", "user.b", "user.a/b", "."]).prop_map(|text| XattrName::new(text).expect("a name"))
+}
+
 fn simple_op() -> impl Strategy<Value = MetaOp> {
     let exists = select(vec![IfExists::Fail, IfExists::Keep, IfExists::Replace]);
     let create = (folder(), name(), new_inode(), exists, proptest::option::weighted(0.4, content()));
@@ -169,10 +173,10 @@ fn simple_op() -> impl Strategy<Value = MetaOp> {
             MetaOp::SetAttr { ino, change: AttrChange { mode, uid, gid: uid, atime: mtime, mtime } }
         }),
         8 => (file(), content()).prop_map(|(ino, change)| MetaOp::Commit { ino, change }),
-        3 => (file(), name(), value, xattr_mode).prop_map(|(ino, name, value, mode)| {
+        3 => (file(), attribute(), value, xattr_mode).prop_map(|(ino, name, value, mode)| {
             MetaOp::SetXattr { ino, name, value, mode }
         }),
-        2 => (file(), name()).prop_map(|(ino, name)| MetaOp::RemoveXattr { ino, name }),
+        2 => (file(), attribute()).prop_map(|(ino, name)| MetaOp::RemoveXattr { ino, name }),
         1 => (folder(), proptest::option::of(profile)).prop_map(|(ino, profile)| MetaOp::SetProfile { ino, profile }),
         1 => shards().prop_map(MetaOp::ReportShards),
         1 => (1u128..9, 1u32..9).prop_map(|(uuid, addr)| register(uuid, addr)),

@@ -3,7 +3,7 @@
 use super::inode;
 use super::keys;
 use super::tx::{Outcome, Tx, broken, fail, successor};
-use torchfs_core::meta::{Name, Timestamp, XattrMode};
+use torchfs_core::meta::{Timestamp, XattrMode, XattrName};
 use torchfs_core::settings::XATTR_BYTES_MAX;
 use torchfs_core::{InodeId, Kind};
 
@@ -14,7 +14,7 @@ pub(super) fn set(
     tx: &mut Tx<'_>,
     time: Timestamp,
     ino: InodeId,
-    name: &Name,
+    name: &XattrName,
     value: &[u8],
     mode: XattrMode,
 ) -> Outcome<()> {
@@ -44,7 +44,7 @@ pub(super) fn set(
     tx.put(keys::xattr(ino, name), &value)
 }
 
-pub(super) fn remove(tx: &mut Tx<'_>, time: Timestamp, ino: InodeId, name: &Name) -> Outcome<()> {
+pub(super) fn remove(tx: &mut Tx<'_>, time: Timestamp, ino: InodeId, name: &XattrName) -> Outcome<()> {
     let mut inode = inode::get(tx, ino)?;
     get(tx, ino, name)?;
     inode.xattr_bytes = inode.xattr_bytes.saturating_sub(list_bytes(name));
@@ -55,7 +55,7 @@ pub(super) fn remove(tx: &mut Tx<'_>, time: Timestamp, ino: InodeId, name: &Name
 }
 
 /// The value, or `NoAttribute`.
-pub(super) fn get(tx: &Tx<'_>, ino: InodeId, name: &Name) -> Outcome<Vec<u8>> {
+pub(super) fn get(tx: &Tx<'_>, ino: InodeId, name: &XattrName) -> Outcome<Vec<u8>> {
     match find(tx, ino, name)? {
         Some(value) => Ok(value),
         None => fail(Kind::NoAttribute, format!("there is no attribute '{name}'")),
@@ -63,7 +63,7 @@ pub(super) fn get(tx: &Tx<'_>, ino: InodeId, name: &Name) -> Outcome<Vec<u8>> {
 }
 
 /// The names of all, in byte order.
-pub(super) fn names(tx: &Tx<'_>, ino: InodeId) -> Outcome<Vec<Name>> {
+pub(super) fn names(tx: &Tx<'_>, ino: InodeId) -> Outcome<Vec<XattrName>> {
     let prefix = keys::xattrs(ino);
     keys_of(tx, ino)?.iter().map(|key| name_in(key, &prefix)).collect()
 }
@@ -90,8 +90,8 @@ fn keys_of(tx: &Tx<'_>, ino: InodeId) -> Outcome<Vec<Vec<u8>>> {
 }
 
 /// The name that follows `prefix` in a key.
-pub(super) fn name_in(key: &[u8], prefix: &[u8]) -> Outcome<Name> {
-    let name = key.strip_prefix(prefix).and_then(|name| Name::new(name).ok());
+pub(super) fn name_in<N: TryFrom<Vec<u8>>>(key: &[u8], prefix: &[u8]) -> Outcome<N> {
+    let name = key.strip_prefix(prefix).and_then(|name| N::try_from(name.to_vec()).ok());
     match name {
         Some(name) => Ok(name),
         None => broken(format!("key {key:02x?} does not end with a name")),
@@ -99,10 +99,10 @@ pub(super) fn name_in(key: &[u8], prefix: &[u8]) -> Outcome<Name> {
 }
 
 /// Bytes that a name takes in listxattr(2).
-pub(super) fn list_bytes(name: &Name) -> u32 {
+pub(super) fn list_bytes(name: &XattrName) -> u32 {
     name.as_bytes().len() as u32 + 1
 }
 
-fn find(tx: &Tx<'_>, ino: InodeId, name: &Name) -> Outcome<Option<Vec<u8>>> {
+fn find(tx: &Tx<'_>, ino: InodeId, name: &XattrName) -> Outcome<Option<Vec<u8>>> {
     tx.get(&keys::xattr(ino, name))
 }

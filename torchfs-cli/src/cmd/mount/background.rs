@@ -1,7 +1,7 @@
 //! A mount that outlives its command: this program starts itself again in a session of its own, and waits until that
 //! process says on its stdout that the mount is usable, or why it is not.
 
-use super::{cache_dir, until_stopped};
+use super::cache_dir;
 use crate::args::{Global, Mount};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::signal::StopSignals;
@@ -52,7 +52,8 @@ pub async fn start(global: &Global, args: &Mount) -> Outcome {
 fn spawn(global: &Global, args: &Mount, metas: &str, cache_dir: &Path, log: File) -> Outcome<Child> {
     let program = std::env::current_exe().io(|| "find this program")?;
     let mut command = Command::new(program);
-    command.arg("mount").arg("--serve-background").arg("--cache-size").arg(args.cache_size().0.to_string());
+    command.arg("mount").arg("--serve-background").arg("--cache-size").arg(args.cache_size().to_string());
+    command.arg("--eviction").arg(args.eviction().name());
     command.arg("--cache-dir").arg(cache_dir).arg("--meta").arg(metas);
     if args.is_read_only() {
         command.arg("-oro");
@@ -86,8 +87,8 @@ pub async fn serve(global: &Global, args: &Mount, stop: &mut StopSignals) -> Out
     // It fails only for a process that leads its group already, which is as good.
     let _ = rustix::process::setsid();
     let Some(started) = stop.before(Box::pin(super::start(global, args))).await else { return Ok(()) };
-    let mounted = match started {
-        Ok(mounted) => mounted,
+    let served = match started {
+        Ok(served) => served,
         Err(failure) => {
             let exit = failure.exit;
             say(&encode(&failure))?;
@@ -97,7 +98,7 @@ pub async fn serve(global: &Global, args: &Mount, stop: &mut StopSignals) -> Out
     say(USABLE)?;
     // The mountpoint's parent and this folder must stay free to be unmounted.
     std::env::set_current_dir("/").io(|| "leave the current folder")?;
-    until_stopped(&mounted, stop).await
+    served.until_stopped(stop).await
 }
 
 fn say(text: &str) -> Outcome {

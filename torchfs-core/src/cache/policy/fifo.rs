@@ -10,7 +10,7 @@ pub struct Fifo(Line);
 impl EvictionPolicy for Fifo {
     fn note(&mut self, event: CacheEvent) {
         match event {
-            CacheEvent::Added(key) => self.0.move_to_end(key),
+            CacheEvent::Added(key) => self.0.move_to_end_of(0, key),
             CacheEvent::Used(_) => {}
             CacheEvent::Removed(key) => self.0.remove(key),
         }

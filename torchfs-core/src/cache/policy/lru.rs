@@ -10,8 +10,8 @@ pub struct Lru(Line);
 impl EvictionPolicy for Lru {
     fn note(&mut self, event: CacheEvent) {
         match event {
-            CacheEvent::Added(key) => self.0.move_to_end(key),
-            CacheEvent::Used(key) if self.0.contains(key) => self.0.move_to_end(key),
+            CacheEvent::Added(key) => self.0.move_to_end_of(0, key),
+            CacheEvent::Used(key) if self.0.rank(key).is_some() => self.0.move_to_end_of(0, key),
             CacheEvent::Used(_) => {}
             CacheEvent::Removed(key) => self.0.remove(key),
         }

@@ -1,9 +1,11 @@
 //! The client over stores in memory, with faults: what an application notices.
 
 mod cached;
+mod copy;
 mod large;
 mod model;
 mod paths;
+mod recover;
 mod versions;
 mod writes;
 

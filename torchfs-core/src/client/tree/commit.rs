@@ -5,7 +5,7 @@ use super::walk::{Slot, TARGET_PARENT};
 use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
 use crate::meta::{
-    AttrChange, ContentChange, IfExists, MetaOp, MetaReply, Name, NewInode, NewKind, SetTime, XattrMode,
+    AttrChange, ContentChange, IfExists, MetaOp, MetaReply, Name, NewInode, NewKind, SetTime, XattrMode, XattrName,
 };
 use crate::settings::BATCH_OPS_MAX;
 use std::collections::VecDeque;
@@ -56,7 +56,7 @@ pub(super) enum OpKind {
         /// Of this.
         of: Slot,
         /// Its name.
-        name: Name,
+        name: XattrName,
         /// Its value.
         value: Vec<u8>,
     },

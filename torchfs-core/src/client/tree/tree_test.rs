@@ -138,6 +138,7 @@ async fn user_attributes_go_in_and_come_out() {
         return;
     }
     set_xattr(&source.join("labelled"), "user.empty", b"");
+    set_xattr(&source.join("labelled"), "user.a/b", b"a slash");
     for name in ["empty", "read only", "folder", "."] {
         set_xattr(&source.join(name), "user.label", name.as_bytes());
     }
@@ -147,12 +148,12 @@ async fn user_attributes_go_in_and_come_out() {
     let rig = Rig::new().await;
     rig.put(&source, "/t").await;
     let ino = rig.client.stat("/t/labelled").await.unwrap().ino;
-    let name = crate::meta::Name::new("user.label").unwrap();
+    let name = crate::meta::XattrName::new("user.label").unwrap();
     assert_eq!(rig.client.meta().xattr(ino, name).await.unwrap(), b"cat\0dog");
 
     rig.get("/t", &back).await;
     assert_same(&source, &back);
-    assert_eq!(seen(&back)[Path::new("labelled")].xattrs.len(), 2, "the comparison sees them");
+    assert_eq!(seen(&back)[Path::new("labelled")].xattrs.len(), 3, "the comparison sees them");
     rig.get("/t/labelled", &local.path().join("alone")).await;
     assert_eq!(seen(&local.path().join("alone"))[Path::new("")].xattrs, seen(&back)[Path::new("labelled")].xattrs);
     // A folder that was there is filled and otherwise left as it is.

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::ids::InodeId;
-use crate::meta::{Attr, FileKind, MetaSession, Name};
+use crate::meta::{Attr, FileKind, MetaSession, XattrName};
 use futures::{StreamExt, TryStreamExt};
 use rustix::io::Errno;
 use std::collections::{BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use std::path::Path;
 const INODES_AT_ONCE: usize = 16;
 
 /// Names and values.
-pub(super) type Xattrs = Vec<(Name, Vec<u8>)>;
+pub(super) type Xattrs = Vec<(XattrName, Vec<u8>)>;
 
 fn is_users(name: &[u8]) -> bool {
     name.starts_with(b"user.")
@@ -96,7 +96,7 @@ pub(super) fn read(path: &Path) -> Result<Xattrs> {
         };
         value.truncate(size);
         value.shrink_to_fit();
-        xattrs.push((Name::new(name)?, value));
+        xattrs.push((XattrName::new(name)?, value));
     }
     Ok(xattrs)
 }

@@ -4,7 +4,9 @@ use super::{Case, ROOT, inode, name, refused};
 use crate::error::Kind;
 use crate::ids::InodeId;
 use crate::layout::Profile;
-use crate::meta::{Attr, AttrChange, FileKind, IfExists, NewInode, NewKind, RenameMode, SetTime, Timestamp, XattrMode};
+use crate::meta::{
+    Attr, AttrChange, FileKind, IfExists, NewInode, NewKind, RenameMode, SetTime, Timestamp, XattrMode, XattrName,
+};
 
 pub(super) async fn entries(case: Case) {
     let root = case.attr(ROOT).await;
@@ -223,23 +225,31 @@ pub(super) async fn attributes(case: Case) {
 }
 
 async fn xattrs(case: &Case, ino: InodeId) {
-    let set = |text: &str, value: &[u8], mode| case.meta.set_xattr(ino, name(text), value.to_vec(), mode);
+    let set = |text: &str, value: &[u8], mode| case.meta.set_xattr(ino, attribute(text), value.to_vec(), mode);
     set("user.b", b"1", XattrMode::Create).await.expect("sets");
     set("user.a", b"", XattrMode::Either).await.expect("sets");
+    set("user.b/c", b"what names no file may name an attribute", XattrMode::Create).await.expect("sets");
     set("user.b", b"\0\xff", XattrMode::Replace).await.expect("sets");
     refused(set("user.b", b"3", XattrMode::Create).await, Kind::Exists);
     refused(set("user.c", b"3", XattrMode::Replace).await, Kind::NoAttribute);
     refused(set("user.c", &vec![0; 64 * 1024 + 1], XattrMode::Either).await, Kind::TooLarge);
     set("user.c", &vec![3; 64 * 1024], XattrMode::Either).await.expect("sets the largest");
-    assert_eq!(case.meta.xattr(ino, name("user.c")).await.expect("reads").len(), 64 * 1024);
-    case.meta.remove_xattr(ino, name("user.c")).await.expect("removes");
-    refused(case.meta.remove_xattr(ino, name("user.c")).await, Kind::NoAttribute);
-    refused(case.meta.xattr(ino, name("user.c")).await, Kind::NoAttribute);
-    assert_eq!(case.meta.xattr(ino, name("user.b")).await.expect("reads"), b"\0\xff");
-    assert_eq!(case.meta.xattrs(ino).await.expect("lists"), [name("user.a"), name("user.b")]);
-    // Two names of six bytes, each with one more: also in a listing, so that who copies a folder knows whom to ask.
-    assert_eq!(case.attr(ino).await.xattr_bytes, 14);
+    assert_eq!(case.meta.xattr(ino, attribute("user.c")).await.expect("reads").len(), 64 * 1024);
+    case.meta.remove_xattr(ino, attribute("user.c")).await.expect("removes");
+    refused(case.meta.remove_xattr(ino, attribute("user.c")).await, Kind::NoAttribute);
+    refused(case.meta.xattr(ino, attribute("user.c")).await, Kind::NoAttribute);
+    assert_eq!(case.meta.xattr(ino, attribute("user.b")).await.expect("reads"), b"\0\xff");
+    assert_eq!(
+        case.meta.xattrs(ino).await.expect("lists"),
+        [attribute("user.a"), attribute("user.b"), attribute("user.b/c")]
+    );
+    // Names of six, six and eight bytes, each with one more: also in a listing, so that who copies a folder knows whom to ask.
+    assert_eq!(case.attr(ino).await.xattr_bytes, 23);
     let listed = case.meta.list(ROOT, None, 100).await.expect("lists").entries;
-    assert!(listed.iter().all(|entry| entry.attr.xattr_bytes == if entry.attr.ino == ino { 14 } else { 0 }));
+    assert!(listed.iter().all(|entry| entry.attr.xattr_bytes == if entry.attr.ino == ino { 23 } else { 0 }));
     assert!(listed.iter().any(|entry| entry.attr.ino == ino));
+}
+
+fn attribute(text: &str) -> XattrName {
+    XattrName::new(text).expect("a name of an attribute")
 }

@@ -3,7 +3,7 @@
 use super::{Case, ROOT, inode, lay, name};
 use crate::ids::{ClientId, InodeId};
 use crate::meta::{
-    AttrChange, Change, IfExists, MetaOp, MetaSession, Name, NewKind, RenameMode, Timestamp, Watch, XattrMode,
+    AttrChange, Change, IfExists, MetaOp, MetaSession, NewKind, RenameMode, Timestamp, Watch, XattrMode, XattrName,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -89,8 +89,8 @@ async fn content_and_attributes(case: &Case, watcher: &mut Watcher, file: InodeI
     assert_eq!(told, BTreeSet::from([changed]), "nothing else");
 }
 
-fn attribute() -> Name {
-    name("user.label")
+fn attribute() -> XattrName {
+    XattrName::new("user.label").expect("a name")
 }
 
 async fn moves(case: &Case, watcher: &mut Watcher, folder: InodeId, file: InodeId) {

@@ -12,6 +12,7 @@ mod paths;
 use super::{
     Allocate, Allocation, Attr, Change, Changed, Changes, Command, Feed, FileKind, Heartbeat, HeartbeatReply,
     InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewKind, NodeRecord, Timestamp, Watch,
+    XattrName,
 };
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClientId, ClusterId, InodeId, NodeId, RequestId, StripeId, Version};
@@ -143,7 +144,7 @@ struct Inode {
     profile: Option<Profile>,
     /// The folder that a folder is in.
     parent: InodeId,
-    xattrs: BTreeMap<Name, Vec<u8>>,
+    xattrs: BTreeMap<XattrName, Vec<u8>>,
     /// When it lost its last name.
     orphan_since: Option<Timestamp>,
 }
@@ -366,7 +367,7 @@ impl Model {
 }
 
 /// Bytes that names take in listxattr(2).
-fn list_bytes<'a>(names: impl IntoIterator<Item = &'a Name>) -> usize {
+fn list_bytes<'a>(names: impl IntoIterator<Item = &'a XattrName>) -> usize {
     names.into_iter().map(|name| name.as_bytes().len() + 1).sum()
 }
 

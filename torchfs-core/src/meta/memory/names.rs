@@ -6,7 +6,7 @@ use crate::ids::InodeId;
 use crate::layout::Profile;
 use crate::meta::{
     Attr, AttrChange, ContentChange, DirEntry, FileKind, IfExists, Listing, Name, NewInode, NewKind, RenameMode,
-    SetTime, Timestamp, XattrMode,
+    SetTime, Timestamp, XattrMode, XattrName,
 };
 use crate::settings::{LINKS_MAX, LIST_BYTES_MAX, LIST_ENTRIES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX};
 use std::collections::{BTreeMap, BTreeSet};
@@ -244,7 +244,7 @@ impl Model {
         self.attr(ino)
     }
 
-    pub(super) fn set_xattr(&mut self, ino: InodeId, name: &Name, value: &[u8], mode: XattrMode) -> Result<()> {
+    pub(super) fn set_xattr(&mut self, ino: InodeId, name: &XattrName, value: &[u8], mode: XattrMode) -> Result<()> {
         if value.len() > XATTR_BYTES_MAX {
             return fail(Kind::TooLarge, format!("attribute '{name}' of {} bytes", value.len()));
         }
@@ -255,7 +255,7 @@ impl Model {
             (XattrMode::Replace, false) => return fail(Kind::NoAttribute, format!("there is no attribute '{name}'")),
             _ => {}
         }
-        let names: BTreeSet<&Name> = inode.xattrs.keys().chain([name]).collect();
+        let names: BTreeSet<&XattrName> = inode.xattrs.keys().chain([name]).collect();
         if list_bytes(names) > XATTR_BYTES_MAX {
             return fail(Kind::TooLarge, "the names of all attributes are too long together");
         }
@@ -264,7 +264,7 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn remove_xattr(&mut self, ino: InodeId, name: &Name) -> Result<()> {
+    pub(super) fn remove_xattr(&mut self, ino: InodeId, name: &XattrName) -> Result<()> {
         let now = self.now;
         let inode = self.inode_mut(ino)?;
         if inode.xattrs.remove(name).is_none() {
