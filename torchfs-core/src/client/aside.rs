@@ -408,6 +408,9 @@ mod tests {
             parts: vec![Part { start: 0, end: 5, place: Place::Here { crc32c: 7 } }],
         };
         let bytes = encode(&record).expect("encodes");
+        let body = b"\x01\x02\x01\x01\x01f\x03\x04\x05\x00\x00\x06\x09no reason\x01\x00\x05\x00\x07";
+        assert_eq!(&bytes[HEADER_BYTES..], body, "as format 1 has it");
+        assert_eq!(bytes[..HEADER_BYTES - 4], *b"TFSASIDE\x01\x00\x00\x00\x1b\x00\x00\x00");
         assert_eq!(decode(&bytes).expect("decodes"), record);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();

@@ -1,7 +1,7 @@
-//! Random writes, cuts, reads, commits and failures against a plain vector.
+//! Random writes, cuts, copies, reads, commits and failures against a plain vector.
 
 use super::{Rig, pattern};
-use crate::client::{Client, File};
+use crate::client::{Client, File, set_aside};
 use crate::error::Kind;
 use crate::shard::fault::Fault;
 use proptest::prelude::*;
@@ -13,6 +13,8 @@ enum Step {
     Write(u64, usize),
     Truncate(u64),
     Punch(u64, usize),
+    /// From, to, and how many bytes.
+    Copy(u64, u64, usize),
     Read(u64, usize),
     Commit,
     FailedCommit,
@@ -32,6 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (place(), len.clone()).prop_map(|(at, len)| Step::Write(at, len)),
         2 => place().prop_map(Step::Truncate),
         2 => (place(), len.clone()).prop_map(|(at, len)| Step::Punch(at, len)),
+        2 => (place(), place(), len.clone()).prop_map(|(from, to, len)| Step::Copy(from, to, len)),
         3 => (place(), len).prop_map(|(at, len)| Step::Read(at, len)),
         2 => Just(Step::Commit),
         1 => Just(Step::FailedCommit),
@@ -78,6 +81,19 @@ async fn run(steps: Vec<Step>, cache_bytes: Option<u64>) {
                 assert!(data >= end as u64, "data at {data} in a hole that ends at {end}");
                 assert!((at as usize..end).is_empty() || file.next_hole(at) == Some(at));
             }
+            Step::Copy(from, to, len) => {
+                let start = (from as usize).min(model.len());
+                let part = model[start..(start + len).min(model.len())].to_vec();
+                let copied = file.copy_range(from, &file, to, len as u64);
+                if from.abs_diff(to) < part.len() as u64 {
+                    assert_eq!(copied.expect_err("overlaps").kind(), Kind::InvalidInput);
+                } else {
+                    assert_eq!(copied.expect("copied"), part.len() as u64);
+                    let end = if part.is_empty() { 0 } else { to as usize + part.len() };
+                    model.resize(model.len().max(end), 0);
+                    model[end - part.len()..end].copy_from_slice(&part);
+                }
+            }
             Step::Read(at, len) => check(&file, &model, at, len).await,
             Step::Commit => {
                 file.commit().await.expect("committed");
@@ -90,6 +106,11 @@ async fn run(steps: Vec<Step>, cache_bytes: Option<u64>) {
                 assert_eq!(file.commit().await.is_err(), was_dirty);
                 rig.set_faults(0, None);
                 rig.meta.commit_faults.lock().expect("lock").clear();
+                if was_dirty && cache_bytes == Some(64 * MIB) {
+                    let aside = set_aside(dir.path()).expect("lists").pop().expect("it is set aside");
+                    outside.recover(&aside, Some(b"/recovered")).await.expect("stored");
+                    assert!(outside.read_file("/recovered").await.expect("read") == model, "what was set aside");
+                }
             }
             Step::Reopen => {
                 drop(file);
