@@ -8,6 +8,8 @@ mod admission;
 mod buffer;
 mod codec;
 mod connection;
+#[cfg(test)]
+mod crowd_test;
 mod handshake;
 mod meta;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod payload;
 mod pool;
 mod quiet;
 mod raft;
+mod seats;
 mod server;
 mod socket;
 mod store;

@@ -1,12 +1,13 @@
 //! The server's end: [`Server`] answers any of the three services on one listening socket.
 //!
-//! What it promises to its host: connections, and requests per connection, are bounded; a stranger costs one short-lived
-//! task, and a peer that falls silent no memory for long; a change that was begun is not given up because the client
+//! What it promises to its host: connections, what arrives on all of them, and requests per connection are bounded; a stranger
+//! costs one short-lived task, and a peer that falls silent no memory for long; a change that was begun is not given up because the client
 //! went away; when it returns, nothing of it runs on.
 
 use super::admission::{Admission, Admitted};
 use super::handshake::Peer;
 use super::quiet::Quiet;
+use super::seats::{Limits, Note, Seat, Seats};
 use super::transport::Transport;
 use super::vigil::{LOOK_INTERVAL, Look, Vigil};
 use super::{MetaService, RaftService, Service, handshake, meta, raft, socket, store};
@@ -23,13 +24,10 @@ use std::time::Duration;
 use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest};
 use tarpc::{ClientMessage, RequestName, Response, ServerError};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// Most connections of one server; further ones are closed at once.
-const CONNECTIONS_MAX: usize = 4096;
 
 /// Answers that may wait for the socket. Further ones keep their requests' room, which keeps further requests out.
 const ANSWERS_WAITING_MAX: usize = 16;
@@ -57,6 +55,7 @@ pub struct Server {
     store: Option<Arc<dyn ShardStore>>,
     meta: Option<Arc<dyn MetaService>>,
     raft: Option<Arc<dyn RaftService>>,
+    limits: Limits,
 }
 
 /// What the tasks of one running server share.
@@ -70,7 +69,13 @@ impl Server {
     /// A server that offers nothing yet. While `cluster` is `None`, clients of any cluster are let in.
     #[must_use]
     pub fn new(cluster: watch::Receiver<Option<ClusterId>>) -> Self {
-        Server { cluster, node: None, store: None, meta: None, raft: None }
+        Server { cluster, node: None, store: None, meta: None, raft: None, limits: Limits::default() }
+    }
+
+    /// With other limits, which tests reach sooner.
+    #[cfg(test)]
+    pub(super) fn limits(self, limits: Limits) -> Self {
+        Server { limits, ..self }
     }
 
     /// Says to clients which storage node it is, so that one that looks for another goes away.
@@ -107,37 +112,37 @@ impl Server {
         let tasks = Tasks { tracker: TaskTracker::new(), stop: stop.child_token() };
         // Also stops everything if this future is dropped.
         let _stop_on_drop = tasks.stop.clone().drop_guard();
-        stop.run_until_cancelled(self.accept(&listener, &tasks)).await;
+        let seats = Seats::new(self.limits);
+        let served = async { tokio::join!(self.accept(&listener, &seats, &tasks), seats.tend()) };
+        stop.run_until_cancelled(served).await;
         drop(listener);
         tasks.tracker.close();
         tasks.tracker.wait().await;
     }
 
-    async fn accept(&self, listener: &TcpListener, tasks: &Tasks) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    async fn accept(&self, listener: &TcpListener, seats: &Arc<Seats>, tasks: &Tasks) {
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-            let (server, own) = (self.clone(), tasks.clone());
+            let Some(seat) = seats.take(&tasks.stop) else { continue };
+            let (server, own, leave) = (self.clone(), tasks.clone(), seat.leave());
             tasks.tracker.spawn(async move {
-                let _place = place;
-                own.stop.run_until_cancelled(Quiet::new(server.serve(stream, &own))).await;
+                leave.run_until_cancelled(Quiet::new(server.serve(stream, seat, &own))).await;
             });
         }
     }
 
-    async fn serve(self, mut stream: TcpStream, tasks: &Tasks) {
+    async fn serve(self, mut stream: TcpStream, seat: Seat, tasks: &Tasks) {
         if socket::configure(&stream).is_err() {
             return;
         }
         let own = Peer { cluster: *self.cluster.borrow(), node: self.node };
         match handshake::welcome(&mut stream, &self.offered(), own).await {
-            Some(Service::Store) => serve_with(self.store.map(store::StoreHandler), stream, tasks).await,
-            Some(Service::Meta) => serve_with(self.meta.map(meta::MetaHandler), stream, tasks).await,
-            Some(Service::Raft) => serve_with(self.raft.map(raft::RaftHandler), stream, tasks).await,
+            Some(Service::Store) => serve_with(self.store.map(store::StoreHandler), stream, seat, tasks).await,
+            Some(Service::Meta) => serve_with(self.meta.map(meta::MetaHandler), stream, seat, tasks).await,
+            Some(Service::Raft) => serve_with(self.raft.map(raft::RaftHandler), stream, seat, tasks).await,
             None => {}
         }
     }
@@ -152,10 +157,11 @@ impl Server {
     }
 }
 
-async fn serve_with<H: Handler>(handler: Option<H>, stream: TcpStream, tasks: &Tasks) {
+async fn serve_with<H: Handler>(handler: Option<H>, stream: TcpStream, seat: Seat, tasks: &Tasks) {
     let Some(handler) = handler else { return };
+    let note: Note = seat.note();
     let transport: Transport<_, ClientMessage<Admitted<H::Request>>, Response<H::Response>> =
-        Transport::new(stream, Admission::limited());
+        Transport::new(stream, Admission::limited()).seated(seat);
     let config = Config { pending_response_buffer: ANSWERS_WAITING_MAX };
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     // Not a task per request: an answer that is at hand is sent without waking another thread. A handler that panics ends
@@ -167,11 +173,12 @@ async fn serve_with<H: Handler>(handler: Option<H>, stream: TcpStream, tasks: &T
     loop {
         tokio::select! {
             biased;
-            Some(()) = running.next() => {}
+            Some(()) = running.next() => note.requests(running.len()),
             request = requests.next() => {
                 // The peer left, or broke the rules, which it is told by the end of the connection.
                 let Some(Ok(request)) = request else { return };
                 running.push(answer(handler.clone(), request, tasks.clone()));
+                note.requests(running.len());
             }
             _ = looks.tick() => {
                 let look = Look { requests: running.len(), ..requests.channel().transport().look() };

@@ -22,15 +22,15 @@ use tokio_util::task::AbortOnDropHandle;
 const CLUSTER: ClusterId = ClusterId(7);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn shard(stripe: u64) -> ShardId {
+pub(super) fn shard(stripe: u64) -> ShardId {
     ShardId { stripe: StripeId(stripe), index: 0 }
 }
 
-fn whole(stripe: u64, bytes: usize) -> ShardRead {
+pub(super) fn whole(stripe: u64, bytes: usize) -> ShardRead {
     ShardRead { shard: shard(stripe), range: 0..bytes as u32 }
 }
 
-fn content(bytes: usize) -> Vec<u8> {
+pub(super) fn content(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|n| (n * 7) as u8).collect()
 }
 
@@ -344,7 +344,7 @@ async fn strangers_do_not_disturb_a_server() {
 }
 
 /// A connection made by hand, from which a few bytes are sent. Then the clock runs ahead whenever nothing else happens.
-async fn silent_after(node: &Running, bytes: &[u8]) -> TcpStream {
+pub(super) async fn silent_after(node: &Running, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(&node.addr).await.expect("connects");
     handshake::greet(&mut stream, &node.addr, Service::Store, Default::default()).await.expect("greeted");
     stream.write_all(bytes).await.expect("sends");

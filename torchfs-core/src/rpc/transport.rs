@@ -8,6 +8,7 @@ use super::codec::{self, HEADER_BYTES, Header};
 use super::{
     admission::{Admission, Admitted},
     buffer,
+    seats::Seat,
     vigil::Look,
 };
 use crate::error::{Error, Kind, Result};
@@ -145,9 +146,17 @@ pub(super) struct Transport<S, In, Out> {
     inbox: BytesMut,
     arriving: Option<Arriving>,
     admission: Admission,
+    seat: Option<Seat>,
     heard: Arc<AtomicU64>,
     outbox: Outbox,
     messages: PhantomData<fn(Out) -> In>,
+}
+
+impl Header {
+    /// Whether it holds more than a connection may have read at any time.
+    fn is_large(self) -> bool {
+        self.message_bytes + self.payload_bytes > INBOX_BYTES
+    }
 }
 
 /// A frame whose header was read.
@@ -175,10 +184,16 @@ impl<S, In, Out> Transport<S, In, Out> {
             inbox: BytesMut::with_capacity(INBOX_BYTES),
             arriving: None,
             admission,
+            seat: None,
             heard: Arc::default(),
             outbox: Outbox::default(),
             messages: PhantomData,
         }
+    }
+
+    /// What arrives in large frames is charged to this seat.
+    pub(super) fn seated(self, seat: Seat) -> Self {
+        Transport { seat: Some(seat), ..self }
     }
 
     /// How many frames have arrived, now and later.
@@ -204,7 +219,7 @@ impl<S: AsyncRead + Unpin, In: Incoming, Out> Transport<S, In, Out> {
         let arriving = match &mut self.arriving {
             Some(arriving) => arriving,
             None => {
-                if ready!(poll_inbox(&mut self.stream, &mut self.inbox, HEADER_BYTES, cx))? == Filled::Ended {
+                if ready!(poll_inbox(&mut self.stream, &mut self.inbox, HEADER_BYTES, None, cx))? == Filled::Ended {
                     return Poll::Ready(Ok(None));
                 }
                 let mut header = [0; HEADER_BYTES];
@@ -214,7 +229,9 @@ impl<S: AsyncRead + Unpin, In: Incoming, Out> Transport<S, In, Out> {
         };
         let header = arriving.header;
         ready!(self.admission.poll_room(header.payload_bytes, cx))?;
-        if ready!(poll_inbox(&mut self.stream, &mut self.inbox, header.message_bytes, cx))? == Filled::Ended {
+        let mut seat = self.seat.as_mut().filter(|_| header.is_large());
+        let filled = poll_inbox(&mut self.stream, &mut self.inbox, header.message_bytes, seat.as_deref_mut(), cx);
+        if ready!(filled)? == Filled::Ended {
             return Poll::Ready(Err(cut_off()));
         }
         if header.payload_bytes > 0 {
@@ -226,13 +243,20 @@ impl<S: AsyncRead + Unpin, In: Incoming, Out> Transport<S, In, Out> {
                     arriving.payload.insert(payload)
                 }
             };
-            ready!(poll_payload(&mut self.stream, payload, header.payload_bytes, cx))?;
+            ready!(poll_payload(&mut self.stream, payload, header.payload_bytes, seat.as_deref_mut(), cx))?;
+        }
+        if let Some(seat) = seat {
+            seat.release();
         }
         let area = arriving.payload.take().map(buffer::share).unwrap_or_default();
         let used = header.message_bytes + arriving.early_bytes;
         self.arriving = None;
         let wire = codec::decode(&self.inbox[..header.message_bytes], area)?;
         self.inbox.advance(used);
+        if header.message_bytes > INBOX_BYTES {
+            // Or its room would be kept for as long as the connection lasts.
+            self.inbox = BytesMut::from(&self.inbox[..]);
+        }
         self.heard.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(Ok(Some(In::from_wire(wire, &mut self.admission))))
     }
@@ -244,20 +268,34 @@ enum Filled {
     Ended,
 }
 
+/// Reads what is there, as soon as the seat has room for it.
+fn poll_more<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut impl BufMut,
+    seat: Option<&mut Seat>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize>> {
+    let Some(seat) = seat else { return poll_read_buf(Pin::new(stream), cx, buffer).map_err(lost) };
+    ready!(seat.poll_room(cx));
+    let bytes = ready!(poll_read_buf(Pin::new(stream), cx, buffer)).map_err(lost)?;
+    seat.arrived(bytes);
+    Poll::Ready(Ok(bytes))
+}
+
 /// Reads until the inbox holds `bytes`. The stream may end only while the inbox is empty.
 fn poll_inbox<S: AsyncRead + Unpin>(
     stream: &mut S,
     inbox: &mut BytesMut,
     bytes: usize,
+    mut seat: Option<&mut Seat>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Filled>> {
     while inbox.len() < bytes {
         inbox.reserve((bytes - inbox.len()).max(INBOX_BYTES));
-        match ready!(poll_read_buf(Pin::new(&mut *stream), cx, inbox)) {
-            Ok(0) if inbox.is_empty() => return Poll::Ready(Ok(Filled::Ended)),
-            Ok(0) => return Poll::Ready(Err(cut_off())),
-            Ok(_) => {}
-            Err(error) => return Poll::Ready(Err(lost(error))),
+        match ready!(poll_more(stream, inbox, seat.as_deref_mut(), cx))? {
+            0 if inbox.is_empty() => return Poll::Ready(Ok(Filled::Ended)),
+            0 => return Poll::Ready(Err(cut_off())),
+            _ => {}
         }
     }
     Poll::Ready(Ok(Filled::Enough))
@@ -275,14 +313,13 @@ fn poll_payload<S: AsyncRead + Unpin>(
     stream: &mut S,
     payload: &mut Vec<u8>,
     bytes: usize,
+    mut seat: Option<&mut Seat>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<()>> {
     while payload.len() < bytes {
         let left = bytes - payload.len();
-        match ready!(poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut *payload).limit(left))) {
-            Ok(0) => return Poll::Ready(Err(cut_off())),
-            Ok(_) => {}
-            Err(error) => return Poll::Ready(Err(lost(error))),
+        if ready!(poll_more(stream, &mut (&mut *payload).limit(left), seat.as_deref_mut(), cx))? == 0 {
+            return Poll::Ready(Err(cut_off()));
         }
     }
     Poll::Ready(Ok(()))
