@@ -488,7 +488,9 @@ pub struct Ln {
 #[command(after_help = "\
 Examples:
   torchfs status
-  torchfs status --json | jq .degraded_stripes")]
+  torchfs status --json | jq .degraded_stripes
+
+A metadata node is leader, follower, joining (its folder was lost or copied: it does not vote before it has caught up) or down.")]
 pub struct Status {
     /// As a JSON object
     #[arg(long)]

@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use support::{Cluster, PATIENCE, folder, name};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use torchfs_core::meta::{IfExists, MetaSession};
 use torchfs_core::{InodeId, MetaId};
@@ -99,6 +101,69 @@ async fn a_wiped_node_catches_up_and_then_counts_again() {
         assert_eq!(count(&session).await, 81 * (round as usize + 1));
         cluster.restart(away).await;
     }
+}
+
+/// What the leader says of each node.
+async fn states(session: &MetaSession) -> BTreeMap<MetaId, String> {
+    let status = session.status().await.expect("status");
+    status.metas.into_iter().map(|meta| (meta.id, meta.state)).collect()
+}
+
+async fn wait_for_state(session: &MetaSession, id: MetaId, state: &str) {
+    let begin = Instant::now();
+    while states(session).await[&id] != state {
+        assert!(begin.elapsed() < PATIENCE, "node {id} is never {state}: {:?}", states(session).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// It needs an answer of every peer, and one of them is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_is_shown_as_joining_until_it_votes() {
+    let mut cluster = Cluster::start(5, MetaSettings::default()).await;
+    let session = cluster.session().await;
+    mkdir(&session, "before").await;
+    let (leader, wiped, away) = roles(&cluster).await;
+    for id in [wiped, away] {
+        wait_for_state(&session, id, "follower").await;
+    }
+    cluster.stop(away).await;
+    wipe(&mut cluster, wiped).await;
+    wait_for_state(&session, wiped, "down").await;
+    cluster.restart(wiped).await;
+    wait_for_state(&session, wiped, "joining").await;
+    // Longer than it would take to catch up.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let now = states(&session).await;
+    assert_eq!((now[&leader].as_str(), now[&wiped].as_str(), now[&away].as_str()), ("leader", "joining", "down"));
+    cluster.restart(away).await;
+    wait_for_state(&session, wiped, "follower").await;
+    assert!(is_admitted(&cluster, wiped));
+}
+
+/// A machine is replaced by another one with another address: the others are restarted with it, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_replaced_by_one_at_another_address() {
+    let mut cluster = Cluster::start(3, MetaSettings::default()).await;
+    let session = cluster.session().await;
+    mkdir(&session, "before").await;
+    let (leader, replaced, other) = roles(&cluster).await;
+    wipe(&mut cluster, replaced).await;
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("bound").to_string();
+    cluster.peers.insert(replaced, free.clone());
+    cluster.restart(replaced).await;
+    for id in [other, leader] {
+        cluster.stop(id).await;
+        cluster.restart(id).await;
+    }
+    wait_until_admitted(&cluster, replaced).await;
+    let session = cluster.session().await;
+    wait_for_state(&session, replaced, "follower").await;
+    let status = session.status().await.expect("status");
+    assert!(status.metas.iter().any(|meta| meta.id == replaced && meta.addr == free));
+    cluster.kill(leader);
+    timeout(PATIENCE, mkdir(&session, "after")).await.expect("two of three work");
+    assert_eq!(count(&session).await, 2);
 }
 
 /// A node that was wiped before the cluster was formed has lost nothing.

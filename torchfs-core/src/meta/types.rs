@@ -421,7 +421,8 @@ pub struct MetaStatus {
     pub id: MetaId,
     /// Where it is reached.
     pub addr: String,
-    /// `leader`, `follower`, `learner` or `down` (does not answer the leader).
+    /// `leader`, `follower`, `joining` (its data folder was lost or copied, it does not vote yet), `learner` or `down` (does
+    /// not answer the leader).
     pub state: String,
 }
 

@@ -9,9 +9,11 @@
 use super::file::{Acquaintance, Identity};
 use super::list;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 use torchfs_core::{Error, Kind, MetaId, Result};
 
 /// What a node says of itself.
@@ -58,8 +60,8 @@ pub struct Incarnations {
 struct Volatile {
     /// The peers that know this start.
     told: BTreeSet<MetaId>,
-    /// The peers that said that they may not vote yet.
-    joining: BTreeSet<MetaId>,
+    /// The peers that said that they may not vote yet, and when.
+    joining: BTreeMap<MetaId, Instant>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,10 +120,10 @@ impl Incarnations {
         lock(&self.identity).admitted
     }
 
-    /// Whether a peer said that it may not vote yet.
+    /// How long ago a peer said that it may not vote yet, if that was its last word.
     #[must_use]
-    pub fn is_joining(&self, peer: MetaId) -> bool {
-        lock(&self.volatile).joining.contains(&peer)
+    pub fn joining(&self, peer: MetaId) -> Option<Duration> {
+        lock(&self.volatile).joining.get(&peer).map(Instant::elapsed)
     }
 
     /// From now on this node may vote.
@@ -182,7 +184,11 @@ impl Incarnations {
         })?;
         if met != Met::Outdated {
             let joining = &mut lock(&self.volatile).joining;
-            let _ = if peer.admitted { joining.remove(&peer.from) } else { joining.insert(peer.from) };
+            if peer.admitted {
+                joining.remove(&peer.from);
+            } else {
+                joining.insert(peer.from, Instant::now());
+            }
         }
         Ok(met)
     }
@@ -266,13 +272,13 @@ mod tests {
         assert_eq!(meet(&peer(7, &[10])), Met::First);
         assert_eq!(node.look_at(&joining(8, &[20])).expect("reads"), (Met::Another, true));
         assert_eq!(meet(&joining(8, &[20])), Met::Another);
-        assert!(node.is_joining(MetaId(1)));
+        assert!(node.joining(MetaId(1)).is_some());
         assert_eq!(meet(&peer(7, &[10])), Met::Outdated, "the one that was here before");
         assert_eq!(meet(&joining(9, &[30])), Met::Another);
         let superseded = Introduction { is_first: false, ..joining(8, &[20]) };
         assert_eq!(meet(&superseded), Met::Outdated);
         assert_eq!(meet(&peer(9, &[30, 31])), Met::Another, "the first incarnation is what counts");
-        assert!(!node.is_joining(MetaId(1)));
+        assert!(node.joining(MetaId(1)).is_none());
         assert_eq!(meet(&joining(7, &[40])), Met::Another, "the first one, from before it voted");
     }
 

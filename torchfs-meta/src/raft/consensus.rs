@@ -27,6 +27,9 @@ const HEARTBEAT_MS: u64 = 150;
 /// processor for half a second stays leader.
 const ELECTION_MS: (u64, u64) = (300, 600);
 
+/// A node that does not vote yet greets its peers at least this often.
+const JOINING_SILENCE: Duration = Duration::from_secs(6);
+
 /// Why something was not done.
 #[derive(Debug)]
 pub enum Refused {
@@ -43,7 +46,7 @@ pub struct Standing {
     pub id: MetaId,
     /// Its address in the membership.
     pub addr: String,
-    /// `leader`, `follower`, `learner` or `down`.
+    /// `leader`, `follower`, `joining`, `learner` or `down`.
     pub state: &'static str,
 }
 
@@ -186,7 +189,7 @@ impl Consensus {
         self.raft.metrics().borrow_watched().current_leader.map(MetaId)
     }
 
-    /// All metadata nodes. Who does not answer the leader is `down`.
+    /// All metadata nodes. Who does not vote yet is `joining`; who does not answer the leader is `down`.
     #[must_use]
     pub fn standings(&self) -> Vec<Standing> {
         let metrics = self.raft.metrics().borrow_watched().clone();
@@ -196,8 +199,14 @@ impl Consensus {
             let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(id)).copied().flatten();
             heard.is_some_and(|at| at.elapsed() < silence)
         };
+        // One that waits for its peers' answers only greets, and less often than a leader is heard.
+        let joins = |id: &u64| match self.incarnations.joining(MetaId(*id)) {
+            Some(greeted) => answers(id) || greeted < JOINING_SILENCE,
+            None => false,
+        };
         let state = |id: &u64| match () {
             () if *id == self.id.0 => "leader",
+            () if joins(id) => "joining",
             () if !answers(id) => "down",
             () if voters.contains(id) => "follower",
             () => "learner",

@@ -92,8 +92,6 @@ impl Consensus {
         }
         self.admit().await?;
         info!("this metadata node has caught up and votes again");
-        // So that they know it.
-        members.keys().filter(|id| **id != self.id).for_each(|id| self.peers.greet_again(*id));
         Ok(())
     }
 
@@ -121,6 +119,8 @@ impl Consensus {
         self.blocking(move || incarnations.admit()).await?;
         self.gate.set(Admission::Admitted);
         self.raft.runtime_config().elect(true);
+        // So that they know it.
+        self.peers.greet_all_again();
         Ok(())
     }
 
@@ -129,9 +129,12 @@ impl Consensus {
         let mut answers = Answers::new();
         let (mut pause, mut log_at) = (ASK_AGAIN.0, Instant::now() + WAITING_LOG_EVERY);
         loop {
-            let silent = members.keys().filter(|id| **id != self.id && !matches!(answers.get(id), Some(Ok(_))));
-            let asked = silent.map(|id| async { (*id, self.greet(*id).await) });
-            answers.extend(join_all(asked).await);
+            // One that does not vote yet asks all again, which shows that it is there.
+            let has_answered = |id: &MetaId| self.incarnations.is_admitted() && matches!(answers.get(id), Some(Ok(_)));
+            let asked = members.keys().filter(|id| **id != self.id && !has_answered(id));
+            let asked = asked.map(|id| async { (*id, self.greet(*id).await) });
+            let answered = join_all(asked).await;
+            answers.extend(answered);
             let silent: Vec<_> = answers.iter().filter_map(|(id, answer)| Some((id, answer.as_ref().err()?))).collect();
             if silent.is_empty() {
                 return Ok(answers);

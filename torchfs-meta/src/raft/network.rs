@@ -167,6 +167,10 @@ impl Peers {
         self.ungreeted.send_if_modified(|peers| peers.insert(peer));
     }
 
+    pub(super) fn greet_all_again(&self) {
+        self.addrs.keys().filter(|id| **id != self.id).for_each(|id| self.greet_again(*id));
+    }
+
     pub(super) fn greeted(&self, peer: MetaId) {
         self.ungreeted.send_if_modified(|peers| peers.remove(&peer));
     }
