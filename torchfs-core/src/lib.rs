@@ -50,6 +50,7 @@ pub mod client;
 pub mod erasure;
 mod error;
 pub mod folder;
+mod gather;
 mod ids;
 pub mod layout;
 pub mod meta;

@@ -4,8 +4,9 @@ use super::File;
 use super::content::{Base, Origin};
 use super::open_file::{Background, OpenFile, SizeChange};
 use super::overlay::{Piece, Source};
+use super::small::{SmallWrites, Stored};
 use super::spans::{self, Plan};
-use super::write::store;
+use super::write::{gather, store};
 use crate::error::{Error, Kind, Result};
 use crate::ids::StripeId;
 use crate::layout::{Extent, ExtentMap, Profile, Stripe};
@@ -40,12 +41,12 @@ impl Drop for Undo<'_> {
 
 /// Stripes to name in a commit and the extents in them.
 #[derive(Default)]
-struct Stored {
+struct Named {
     extents: Vec<Extent>,
     stripes: BTreeMap<StripeId, Stripe>,
 }
 
-impl Stored {
+impl Named {
     /// Adds pieces that lie one after the other in a stripe, the first at `at`.
     fn add(&mut self, stripe: &Stripe, mut at: u32, pieces: &[Piece]) {
         for piece in pieces {
@@ -104,12 +105,12 @@ impl File {
     }
 
     async fn store_and_name(&self, frozen: &Frozen, sent: Sent) -> Result<(ContentChange, Attr)> {
-        let stored = self.store_pieces(frozen, sent).await?;
+        let named = self.store_pieces(frozen, sent).await?;
         let change = ContentChange {
             keep_bytes: frozen.change.keep,
-            extents: ExtentMap::new(stored.extents).extents().to_vec(),
+            extents: ExtentMap::new(named.extents).extents().to_vec(),
             holes: frozen.holes(),
-            stripes: stored.stripes.into_values().collect(),
+            stripes: named.stripes.into_values().collect(),
             size_min: frozen.change.size_min,
             mtime: frozen.change.mtime.unwrap_or(SetTime::Now),
         };
@@ -131,8 +132,8 @@ impl File {
         }
     }
 
-    async fn store_pieces(&self, frozen: &Frozen, sent: Sent) -> Result<Stored> {
-        let mut stored = Stored::default();
+    async fn store_pieces(&self, frozen: &Frozen, sent: Sent) -> Result<Named> {
+        let mut named = Named::default();
         let Plan { mut name, mut write } = self.plan(frozen).await;
         if sent == Sent::Again {
             write.append(&mut name);
@@ -140,13 +141,21 @@ impl File {
         }
         for piece in &name {
             if let Source::Sent { stripe, at } = &piece.source {
-                stored.add(stripe, *at, std::slice::from_ref(piece));
+                named.add(stripe, *at, std::slice::from_ref(piece));
             }
         }
         if write.is_empty() {
-            return Ok(stored);
+            return Ok(named);
         }
         let profile = self.open.profile()?;
+        let bytes = write.iter().map(Piece::len).sum();
+        if SmallWrites::takes(bytes) {
+            let _permit = self.client.upload_permit(bytes).await;
+            let data = gather(self.client.stripes(), &write).await?;
+            let Stored { stripe, offset } = self.client.inner.small.write(profile, data).await?;
+            named.add(&stripe, offset, &write);
+            return Ok(named);
+        }
         let uploads: Vec<BoxFuture<'_, _>> =
             chunks(profile, write).into_iter().map(|chunk| self.store_chunk(profile, chunk).boxed()).collect();
         let mut uploads = stream::iter(uploads).buffer_unordered(COMMIT_UPLOADS);
@@ -154,7 +163,7 @@ impl File {
         while let Some(done) = uploads.next().await {
             match done {
                 Ok((stripe, chunk)) => {
-                    stored.add(&stripe, 0, &chunk);
+                    named.add(&stripe, 0, &chunk);
                     uploaded.push(stripe);
                 }
                 Err(error) => {
@@ -164,7 +173,7 @@ impl File {
                 }
             }
         }
-        Ok(stored)
+        Ok(named)
     }
 
     /// What to store and what to name. A span that is written anew takes what is underneath from the newest version, so

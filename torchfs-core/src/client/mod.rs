@@ -16,6 +16,7 @@ mod path;
 mod ranges;
 mod read;
 mod recover;
+mod small;
 mod spans;
 mod staging;
 mod tree;
@@ -40,6 +41,7 @@ use crate::stripe::StripeIo;
 use aside::Asides;
 use content::Base;
 use open_file::OpenFile;
+use small::SmallWrites;
 use staging::Staging;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -69,6 +71,7 @@ pub struct Client {
 struct Inner {
     meta: MetaSession,
     stripes: StripeIo,
+    small: SmallWrites,
     owner: (u32, u32),
     staging: Arc<Staging>,
     uploads: Arc<Semaphore>,
@@ -186,6 +189,7 @@ impl ClientBuilder {
         let staging = self.cache_dir.map_or_else(std::env::temp_dir, |dir| dir.join("staging"));
         let inner = Inner {
             meta,
+            small: SmallWrites::new(stripes.clone()),
             stripes,
             owner: self.owner.unwrap_or_else(process),
             staging: Staging::new(staging, cache.clone()),

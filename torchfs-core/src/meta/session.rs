@@ -1,5 +1,5 @@
-//! One client's use of a [`MetaStore`]: numbers its requests so that retries are exactly-once, and gives each operation a
-//! typed method.
+//! One client's use of a [`MetaStore`]: numbers its requests so that retries are exactly-once, sends what many ask at the
+//! same time as batches, and gives each operation a typed method.
 
 use super::unnamed::Unnamed;
 use super::{
@@ -8,18 +8,35 @@ use super::{
     XattrMode, XattrName,
 };
 use crate::error::{Error, Kind, Result};
+use crate::gather::Gather;
 use crate::ids::{ClientId, InodeId, RequestId, ShardId};
 use crate::layout::Profile;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Requests of one client that are under way while others gather for the next.
+const GROUPS_UNDER_WAY: usize = 2;
+
+/// A change of content with more extents and stripes is not short.
+const SHORT_CHANGE_MAX: usize = 64;
+
+/// Nor is a longer value of an attribute.
+const SHORT_VALUE_BYTES_MAX: usize = 4096;
+
 /// A client of a metadata store. Cheap to clone; clones share the numbering.
 #[derive(Clone, Debug)]
 pub struct MetaSession {
+    line: Arc<Line>,
+    unnamed: Arc<Unnamed>,
+    gather: Arc<Gather<MetaOp, MetaReply>>,
+}
+
+/// The store and this client's requests to it.
+#[derive(Debug)]
+struct Line {
     store: Arc<dyn MetaStore>,
     client: ClientId,
-    numbers: Arc<Mutex<Numbers>>,
-    unnamed: Arc<Unnamed>,
+    numbers: Mutex<Numbers>,
 }
 
 #[derive(Debug, Default)]
@@ -30,13 +47,13 @@ struct Numbers {
 
 /// Takes the number out of the open ones however the request ends, a dropped future included.
 struct Open<'a> {
-    session: &'a MetaSession,
+    line: &'a Line,
     sequence: u64,
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.session.numbers().open.remove(&self.sequence);
+        self.line.numbers().open.remove(&self.sequence);
     }
 }
 
@@ -53,11 +70,63 @@ macro_rules! expect_variant {
     };
 }
 
+impl Line {
+    fn numbers(&self) -> std::sync::MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, op: MetaOp) -> Result<MetaReply> {
+        let (sequence, answered_below) = {
+            let mut numbers = self.numbers();
+            numbers.last += 1;
+            let sequence = numbers.last;
+            numbers.open.insert(sequence);
+            (sequence, numbers.open.first().copied().unwrap_or(sequence))
+        };
+        let _open = Open { line: self, sequence };
+        let request = RequestId { client: self.client, sequence };
+        self.store.apply(Command { request, answered_below, op }).await
+    }
+
+    async fn send_group(&self, mut ops: Vec<MetaOp>) -> Vec<Result<MetaReply>> {
+        if ops.len() == 1 {
+            return vec![self.send(ops.remove(0)).await];
+        }
+        let count = ops.len();
+        let answer = match self.send(MetaOp::Batch(ops)).await {
+            Ok(MetaReply::Batch(replies)) if replies.len() == count => return replies,
+            Ok(other) => unexpected(other),
+            Err(error) => Err(error),
+        };
+        vec![answer; count]
+    }
+}
+
+/// Whether an operation takes little room and time in a batch with others.
+fn is_short(op: &MetaOp) -> bool {
+    let is_small = |change: &ContentChange| change.extents.len() + change.stripes.len() <= SHORT_CHANGE_MAX;
+    match op {
+        MetaOp::Create { content, .. } => content.as_ref().is_none_or(is_small),
+        MetaOp::Commit { change, .. } => is_small(change),
+        MetaOp::SetXattr { value, .. } => value.len() <= SHORT_VALUE_BYTES_MAX,
+        MetaOp::Link { .. } | MetaOp::Unlink { .. } | MetaOp::Rmdir { .. } | MetaOp::Rename { .. } => true,
+        MetaOp::SetAttr { .. } | MetaOp::RemoveXattr { .. } => true,
+        MetaOp::Batch(_) | MetaOp::SetProfile { .. } => false,
+        MetaOp::ReportShards(_) | MetaOp::Register { .. } | MetaOp::Internal(_) => false,
+    }
+}
+
 impl MetaSession {
     /// Starts a session with a fresh client id.
     #[must_use]
     pub fn new(store: Arc<dyn MetaStore>) -> Self {
-        MetaSession { store, client: ClientId::random(), numbers: Arc::default(), unnamed: Arc::default() }
+        let line = Arc::new(Line { store, client: ClientId::random(), numbers: Mutex::default() });
+        let sends = line.clone();
+        let gather = Gather::new(GROUPS_UNDER_WAY, move |ops| {
+            let line = sends.clone();
+            async move { line.send_group(ops).await }
+        });
+        MetaSession { line, unnamed: Arc::default(), gather: Arc::new(gather) }
     }
 
     /// What this client has written and no file names yet.
@@ -68,29 +137,17 @@ impl MetaSession {
     /// The store underneath.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn MetaStore> {
-        &self.store
+        &self.line.store
     }
 
-    fn numbers(&self) -> std::sync::MutexGuard<'_, Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Applies any operation under a fresh request id.
+    /// Applies any operation under a fresh request id. Short ones that are asked while others are under way go together
+    /// as a batch, in which each still succeeds or fails by itself.
     ///
     /// # Errors
     /// What the operation answers.
     pub async fn apply(&self, op: MetaOp) -> Result<MetaReply> {
-        let (sequence, answered_below) = {
-            let mut numbers = self.numbers();
-            numbers.last += 1;
-            let sequence = numbers.last;
-            numbers.open.insert(sequence);
-            (sequence, numbers.open.first().copied().unwrap_or(sequence))
-        };
-        let _open = Open { session: self, sequence };
-        let request = RequestId { client: self.client, sequence };
         let naming = self.unnamed.naming(&op)?;
-        let answer = self.store.apply(Command { request, answered_below, op }).await;
+        let answer = if is_short(&op) { self.gather.ask(op).await } else { self.line.send(op).await };
         naming.answered(&answer);
         answer
     }
@@ -205,13 +262,13 @@ impl MetaSession {
     /// # Errors
     /// See there.
     pub async fn allocate(&self, request: Allocate) -> Result<Vec<Allocation>> {
-        self.store.allocate(request).await
+        self.line.store.allocate(request).await
     }
 
     /// Who this is to metadata.
     #[must_use]
     pub fn client(&self) -> ClientId {
-        self.client
+        self.line.client
     }
 
     /// [`MetaStore::watch`] for this client.
@@ -219,7 +276,7 @@ impl MetaSession {
     /// # Errors
     /// If metadata does not answer.
     pub async fn watch(&self, seen: Option<u64>) -> Result<Changes> {
-        self.store.watch(Watch { client: self.client, seen }).await
+        self.line.store.watch(Watch { client: self.line.client, seen }).await
     }
 
     /// [`MetaQuery::Lookup`].
@@ -227,7 +284,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
-        expect_variant!(self.store.query(MetaQuery::Lookup { parent, name }).await?, MetaAnswer::Attr(attr) => attr)
+        expect_variant!(self.line.store.query(MetaQuery::Lookup { parent, name }).await?, MetaAnswer::Attr(attr) => attr)
     }
 
     /// [`MetaQuery::Attr`].
@@ -235,7 +292,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
-        expect_variant!(self.store.query(MetaQuery::Attr(ino)).await?, MetaAnswer::Attr(attr) => attr)
+        expect_variant!(self.line.store.query(MetaQuery::Attr(ino)).await?, MetaAnswer::Attr(attr) => attr)
     }
 
     /// [`MetaQuery::Parent`].
@@ -243,7 +300,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn parent(&self, ino: InodeId) -> Result<Attr> {
-        expect_variant!(self.store.query(MetaQuery::Parent(ino)).await?, MetaAnswer::Attr(attr) => attr)
+        expect_variant!(self.line.store.query(MetaQuery::Parent(ino)).await?, MetaAnswer::Attr(attr) => attr)
     }
 
     /// [`MetaQuery::Open`].
@@ -251,7 +308,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn open(&self, ino: InodeId) -> Result<(Attr, Content)> {
-        let answer = self.store.query(MetaQuery::Open(ino)).await?;
+        let answer = self.line.store.query(MetaQuery::Open(ino)).await?;
         expect_variant!(answer, MetaAnswer::Opened(attr, content) => (attr, content))
     }
 
@@ -261,7 +318,7 @@ impl MetaSession {
     /// What the query answers.
     pub async fn list(&self, ino: InodeId, after: Option<Name>, limit: u32) -> Result<Listing> {
         let query = MetaQuery::List { ino, after, limit, extents: false };
-        expect_variant!(self.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
+        expect_variant!(self.line.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
     }
 
     /// [`MetaQuery::List`] with extents and stripes: all that is needed to read the files.
@@ -270,7 +327,7 @@ impl MetaSession {
     /// What the query answers.
     pub async fn list_with_extents(&self, ino: InodeId, after: Option<Name>, limit: u32) -> Result<Listing> {
         let query = MetaQuery::List { ino, after, limit, extents: true };
-        expect_variant!(self.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
+        expect_variant!(self.line.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
     }
 
     /// [`MetaQuery::Resolve`] from the root, following a link at the end.
@@ -291,7 +348,7 @@ impl MetaSession {
 
     async fn resolve_from(&self, from: InodeId, path: &[u8], follow: bool) -> Result<Resolved> {
         let query = MetaQuery::Resolve { from, path: path.to_vec(), follow };
-        expect_variant!(self.store.query(query).await?, MetaAnswer::Resolved(resolved) => resolved)
+        expect_variant!(self.line.store.query(query).await?, MetaAnswer::Resolved(resolved) => resolved)
     }
 
     /// [`MetaQuery::ReadLink`].
@@ -299,7 +356,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn read_link(&self, ino: InodeId) -> Result<Vec<u8>> {
-        expect_variant!(self.store.query(MetaQuery::ReadLink(ino)).await?, MetaAnswer::Bytes(bytes) => bytes)
+        expect_variant!(self.line.store.query(MetaQuery::ReadLink(ino)).await?, MetaAnswer::Bytes(bytes) => bytes)
     }
 
     /// [`MetaQuery::Xattr`].
@@ -307,7 +364,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn xattr(&self, ino: InodeId, name: XattrName) -> Result<Vec<u8>> {
-        expect_variant!(self.store.query(MetaQuery::Xattr { ino, name }).await?, MetaAnswer::Bytes(bytes) => bytes)
+        expect_variant!(self.line.store.query(MetaQuery::Xattr { ino, name }).await?, MetaAnswer::Bytes(bytes) => bytes)
     }
 
     /// [`MetaQuery::Xattrs`].
@@ -315,7 +372,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<XattrName>> {
-        expect_variant!(self.store.query(MetaQuery::Xattrs(ino)).await?, MetaAnswer::Names(names) => names)
+        expect_variant!(self.line.store.query(MetaQuery::Xattrs(ino)).await?, MetaAnswer::Names(names) => names)
     }
 
     /// [`MetaQuery::Profile`].
@@ -323,7 +380,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn profile(&self, ino: InodeId) -> Result<(Profile, bool)> {
-        let answer = self.store.query(MetaQuery::Profile(ino)).await?;
+        let answer = self.line.store.query(MetaQuery::Profile(ino)).await?;
         expect_variant!(answer, MetaAnswer::Profile(profile, own) => (profile, own))
     }
 
@@ -332,7 +389,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn fs_stat(&self) -> Result<FsStat> {
-        expect_variant!(self.store.query(MetaQuery::FsStat).await?, MetaAnswer::FsStat(stat) => stat)
+        expect_variant!(self.line.store.query(MetaQuery::FsStat).await?, MetaAnswer::FsStat(stat) => stat)
     }
 
     /// [`MetaQuery::Map`].
@@ -340,7 +397,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn map(&self) -> Result<ClusterMap> {
-        expect_variant!(self.store.query(MetaQuery::Map).await?, MetaAnswer::Map(map) => map)
+        expect_variant!(self.line.store.query(MetaQuery::Map).await?, MetaAnswer::Map(map) => map)
     }
 
     /// [`MetaQuery::Status`].
@@ -348,6 +405,6 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn status(&self) -> Result<Status> {
-        expect_variant!(self.store.query(MetaQuery::Status).await?, MetaAnswer::Status(status) => *status)
+        expect_variant!(self.line.store.query(MetaQuery::Status).await?, MetaAnswer::Status(status) => *status)
     }
 }

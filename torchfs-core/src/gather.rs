@@ -1,0 +1,194 @@
+//! [`Gather`]: group commit. What is asked while enough is under way waits, and goes together as one group.
+//!
+//! The rule: whoever asks alone is served at once and by itself; waiting for company happens only behind others. So one
+//! writer's latency is untouched, and many writers share round trips and disk writes, the more of them the more there are.
+
+use crate::error::{Error, Kind, Result};
+use futures::future::BoxFuture;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// Most items of a group.
+pub(crate) const GROUP_MAX: usize = 64;
+
+/// Serves a group: one answer per item, in their order.
+type Serve<I, O> = dyn Fn(Vec<I>) -> BoxFuture<'static, Vec<Result<O>>> + Send + Sync;
+
+/// Serves what is asked of it in groups.
+pub(crate) struct Gather<I, O> {
+    shared: Arc<Shared<I, O>>,
+    /// Ends with this.
+    workers: Mutex<JoinSet<()>>,
+}
+
+struct Shared<I, O> {
+    queue: Mutex<Queue<I, O>>,
+    under_way_max: usize,
+    serve: Box<Serve<I, O>>,
+}
+
+struct Queue<I, O> {
+    under_way: usize,
+    waiting: VecDeque<Asked<I, O>>,
+}
+
+/// An item and where its answer goes.
+type Asked<I, O> = (I, oneshot::Sender<Result<O>>);
+
+/// Counts a worker, also when it is aborted or panics.
+struct Working<'a, I, O>(&'a Shared<I, O>);
+
+impl<I, O> Drop for Working<'_, I, O> {
+    fn drop(&mut self) {
+        self.0.queue().under_way -= 1;
+    }
+}
+
+impl<I, O> fmt::Debug for Gather<I, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gather").finish_non_exhaustive()
+    }
+}
+
+impl<I: Send + 'static, O: Send + 'static> Gather<I, O> {
+    /// Up to `under_way_max` groups at a time are served by `serve`.
+    pub fn new<F>(under_way_max: usize, serve: impl Fn(Vec<I>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Vec<Result<O>>> + Send + 'static,
+    {
+        let queue = Mutex::new(Queue { under_way: 0, waiting: VecDeque::new() });
+        let serve: Box<Serve<I, O>> = Box::new(move |group| Box::pin(serve(group)));
+        Gather { shared: Arc::new(Shared { queue, under_way_max, serve }), workers: Mutex::default() }
+    }
+
+    /// Has an item served, alone or in a group. If this future is dropped, the item may be served all the same.
+    ///
+    /// # Errors
+    /// The answer to the item; `Cancelled` if the runtime shuts down.
+    pub async fn ask(&self, item: I) -> Result<O> {
+        let (sender, answer) = oneshot::channel();
+        self.enqueue((item, sender));
+        answer.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "the work was given up before it was done")))
+    }
+
+    fn enqueue(&self, asked: Asked<I, O>) {
+        let mut queue = self.shared.queue();
+        queue.waiting.push_back(asked);
+        if queue.under_way == self.shared.under_way_max {
+            return;
+        }
+        queue.under_way += 1;
+        drop(queue);
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        while workers.try_join_next().is_some() {}
+        workers.spawn(work(self.shared.clone()));
+    }
+}
+
+impl<I, O> Shared<I, O> {
+    fn queue(&self) -> MutexGuard<'_, Queue<I, O>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves one group after the other until nobody waits.
+async fn work<I: Send + 'static, O: Send + 'static>(shared: Arc<Shared<I, O>>) {
+    let working = Working(&shared);
+    loop {
+        let (items, senders): (Vec<I>, Vec<_>) = {
+            let mut queue = shared.queue();
+            if queue.waiting.is_empty() {
+                // Before the lock is free: who asks next must find that nobody works.
+                queue.under_way -= 1;
+                std::mem::forget(working);
+                return;
+            }
+            let count = queue.waiting.len().min(GROUP_MAX);
+            queue.waiting.drain(..count).unzip()
+        };
+        for (sender, answer) in senders.into_iter().zip((shared.serve)(items).await) {
+            // Whoever asked may have given up.
+            sender.send(answer).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Answers twice the item after a permit, and notes the groups.
+    fn doubling(under_way_max: usize) -> (Arc<Gather<u64, u64>>, Arc<Semaphore>, Arc<Mutex<Vec<Vec<u64>>>>) {
+        let (gate, groups) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (to_pass, seen) = (gate.clone(), groups.clone());
+        let gather = Gather::new(under_way_max, move |group: Vec<u64>| {
+            let gate = to_pass.clone();
+            seen.lock().expect("no panic").push(group.clone());
+            async move {
+                gate.acquire().await.expect("open").forget();
+                let answer = |item| if item == 13 { Err(Error::new(Kind::NotFound, "13")) } else { Ok(2 * item) };
+                group.into_iter().map(answer).collect()
+            }
+        });
+        (Arc::new(gather), gate, groups)
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_enough_is_under_way_goes_together_and_each_has_its_own_answer() {
+        let (gather, gate, groups) = doubling(2);
+        let mut asked = Vec::new();
+        for item in [1, 2, 11, 12, 13] {
+            let gather = gather.clone();
+            asked.push(tokio::spawn(async move { gather.ask(item).await }));
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+        gate.add_permits(3);
+        let mut answers = Vec::new();
+        for task in asked {
+            let answer = timeout(PATIENCE, task).await.expect("in time").expect("no panic");
+            answers.push(answer.map_err(|error| error.kind()));
+        }
+        assert_eq!(answers, [Ok(2), Ok(4), Ok(22), Ok(24), Err(Kind::NotFound)]);
+        assert_eq!(*groups.lock().expect("no panic"), [vec![1], vec![2], vec![11, 12, 13]]);
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_takes_nobody_along_and_alone_is_served_at_once() {
+        let (gather, gate, groups) = doubling(1);
+        assert!(timeout(Duration::from_millis(20), gather.ask(1)).await.is_err(), "the gate is shut");
+        gate.add_permits(2);
+        assert_eq!(timeout(PATIENCE, gather.ask(2)).await.expect("in time").expect("is served"), 4);
+        assert_eq!(*groups.lock().expect("no panic"), [vec![1], vec![2]]);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_panics_is_an_error_and_the_next_is_served() {
+        let gather = Gather::new(1, |group: Vec<u64>| async move {
+            assert!(!group.contains(&0), "zero");
+            group.into_iter().map(Ok).collect::<Vec<Result<u64>>>()
+        });
+        let failed = timeout(PATIENCE, gather.ask(0)).await.expect("in time").expect_err("it panicked");
+        assert_eq!(failed.kind(), Kind::Cancelled);
+        assert_eq!(timeout(PATIENCE, gather.ask(5)).await.expect("in time").expect("is served"), 5);
+    }
+
+    #[tokio::test]
+    async fn no_group_is_larger_than_the_most() {
+        let (gather, gate, groups) = doubling(1);
+        let all = (100..100 + 3 * GROUP_MAX as u64).map(|item| gather.ask(item));
+        gate.add_permits(10);
+        let answers = timeout(PATIENCE, futures::future::join_all(all)).await.expect("in time");
+        assert!(answers.iter().all(Result::is_ok));
+        let groups = groups.lock().expect("no panic");
+        assert!(groups.iter().all(|group| group.len() <= GROUP_MAX) && groups.len() <= 5, "{groups:?}");
+    }
+}
