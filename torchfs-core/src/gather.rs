@@ -1,4 +1,4 @@
-//! [`Gather`]: group commit. What is asked while enough is under way waits, and goes together as one group.
+//! [`Gather`]: group commit. What is asked while a group is under way waits, and goes together as the next.
 //!
 //! The rule: whoever asks alone is served at once and by itself; waiting for company happens only behind others. So one
 //! writer's latency is untouched, and many writers share round trips and disk writes, the more of them the more there are.
@@ -26,24 +26,23 @@ pub(crate) struct Gather<I, O> {
 
 struct Shared<I, O> {
     queue: Mutex<Queue<I, O>>,
-    under_way_max: usize,
     serve: Box<Serve<I, O>>,
 }
 
 struct Queue<I, O> {
-    under_way: usize,
+    is_busy: bool,
     waiting: VecDeque<Asked<I, O>>,
 }
 
 /// An item and where its answer goes.
 type Asked<I, O> = (I, oneshot::Sender<Result<O>>);
 
-/// Counts a worker, also when it is aborted or panics.
+/// Notes the end of the worker, also when it is aborted or panics.
 struct Working<'a, I, O>(&'a Shared<I, O>);
 
 impl<I, O> Drop for Working<'_, I, O> {
     fn drop(&mut self) {
-        self.0.queue().under_way -= 1;
+        self.0.queue().is_busy = false;
     }
 }
 
@@ -54,14 +53,14 @@ impl<I, O> fmt::Debug for Gather<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> Gather<I, O> {
-    /// Up to `under_way_max` groups at a time are served by `serve`.
-    pub fn new<F>(under_way_max: usize, serve: impl Fn(Vec<I>) -> F + Send + Sync + 'static) -> Self
+    /// Groups are served by `serve`, one after the other.
+    pub fn new<F>(serve: impl Fn(Vec<I>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Vec<Result<O>>> + Send + 'static,
     {
-        let queue = Mutex::new(Queue { under_way: 0, waiting: VecDeque::new() });
+        let queue = Mutex::new(Queue { is_busy: false, waiting: VecDeque::new() });
         let serve: Box<Serve<I, O>> = Box::new(move |group| Box::pin(serve(group)));
-        Gather { shared: Arc::new(Shared { queue, under_way_max, serve }), workers: Mutex::default() }
+        Gather { shared: Arc::new(Shared { queue, serve }), workers: Mutex::default() }
     }
 
     /// Has an item served, alone or in a group. If this future is dropped, the item may be served all the same.
@@ -77,10 +76,9 @@ impl<I: Send + 'static, O: Send + 'static> Gather<I, O> {
     fn enqueue(&self, asked: Asked<I, O>) {
         let mut queue = self.shared.queue();
         queue.waiting.push_back(asked);
-        if queue.under_way == self.shared.under_way_max {
+        if std::mem::replace(&mut queue.is_busy, true) {
             return;
         }
-        queue.under_way += 1;
         drop(queue);
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         while workers.try_join_next().is_some() {}
@@ -102,7 +100,7 @@ async fn work<I: Send + 'static, O: Send + 'static>(shared: Arc<Shared<I, O>>) {
             let mut queue = shared.queue();
             if queue.waiting.is_empty() {
                 // Before the lock is free: who asks next must find that nobody works.
-                queue.under_way -= 1;
+                queue.is_busy = false;
                 std::mem::forget(working);
                 return;
             }
@@ -125,11 +123,14 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
+    /// The groups that were served.
+    type Groups = Arc<Mutex<Vec<Vec<u64>>>>;
+
     /// Answers twice the item after a permit, and notes the groups.
-    fn doubling(under_way_max: usize) -> (Arc<Gather<u64, u64>>, Arc<Semaphore>, Arc<Mutex<Vec<Vec<u64>>>>) {
-        let (gate, groups) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+    fn doubling() -> (Arc<Gather<u64, u64>>, Arc<Semaphore>, Groups) {
+        let (gate, groups) = (Arc::new(Semaphore::new(0)), Groups::default());
         let (to_pass, seen) = (gate.clone(), groups.clone());
-        let gather = Gather::new(under_way_max, move |group: Vec<u64>| {
+        let gather = Gather::new(move |group: Vec<u64>| {
             let gate = to_pass.clone();
             seen.lock().expect("no panic").push(group.clone());
             async move {
@@ -142,28 +143,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_while_enough_is_under_way_goes_together_and_each_has_its_own_answer() {
-        let (gather, gate, groups) = doubling(2);
+    async fn who_comes_while_a_group_is_under_way_goes_together_and_each_has_its_own_answer() {
+        let (gather, gate, groups) = doubling();
         let mut asked = Vec::new();
-        for item in [1, 2, 11, 12, 13] {
+        for item in [1, 11, 12, 13] {
             let gather = gather.clone();
             asked.push(tokio::spawn(async move { gather.ask(item).await }));
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }
-        gate.add_permits(3);
+        gate.add_permits(2);
         let mut answers = Vec::new();
         for task in asked {
             let answer = timeout(PATIENCE, task).await.expect("in time").expect("no panic");
             answers.push(answer.map_err(|error| error.kind()));
         }
-        assert_eq!(answers, [Ok(2), Ok(4), Ok(22), Ok(24), Err(Kind::NotFound)]);
-        assert_eq!(*groups.lock().expect("no panic"), [vec![1], vec![2], vec![11, 12, 13]]);
+        assert_eq!(answers, [Ok(2), Ok(22), Ok(24), Err(Kind::NotFound)]);
+        assert_eq!(*groups.lock().expect("no panic"), [vec![1], vec![11, 12, 13]]);
     }
 
     #[tokio::test]
     async fn who_gives_up_takes_nobody_along_and_alone_is_served_at_once() {
-        let (gather, gate, groups) = doubling(1);
+        let (gather, gate, groups) = doubling();
         assert!(timeout(Duration::from_millis(20), gather.ask(1)).await.is_err(), "the gate is shut");
         gate.add_permits(2);
         assert_eq!(timeout(PATIENCE, gather.ask(2)).await.expect("in time").expect("is served"), 4);
@@ -172,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_that_panics_is_an_error_and_the_next_is_served() {
-        let gather = Gather::new(1, |group: Vec<u64>| async move {
+        let gather = Gather::new(|group: Vec<u64>| async move {
             assert!(!group.contains(&0), "zero");
             group.into_iter().map(Ok).collect::<Vec<Result<u64>>>()
         });
@@ -183,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_group_is_larger_than_the_most() {
-        let (gather, gate, groups) = doubling(1);
+        let (gather, gate, groups) = doubling();
         let all = (100..100 + 3 * GROUP_MAX as u64).map(|item| gather.ask(item));
         gate.add_permits(10);
         let answers = timeout(PATIENCE, futures::future::join_all(all)).await.expect("in time");

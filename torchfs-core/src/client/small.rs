@@ -11,9 +11,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use std::collections::BTreeMap;
 
-/// Groups under way while others gather: one is encoded and sent while another is synced.
-const GROUPS_UNDER_WAY: usize = 2;
-
 /// Writes small contents.
 #[derive(Debug)]
 pub(super) struct SmallWrites {
@@ -31,7 +28,7 @@ pub(super) struct Stored {
 
 impl SmallWrites {
     pub fn new(stripes: StripeIo) -> Self {
-        let gather = Gather::new(GROUPS_UNDER_WAY, move |group| {
+        let gather = Gather::new(move |group| {
             let stripes = stripes.clone();
             async move { write_group(&stripes, group).await }
         });

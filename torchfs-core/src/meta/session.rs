@@ -14,9 +14,6 @@ use crate::layout::Profile;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Requests of one client that are under way while others gather for the next.
-const GROUPS_UNDER_WAY: usize = 2;
-
 /// A change of content with more extents and stripes is not short.
 const SHORT_CHANGE_MAX: usize = 64;
 
@@ -122,7 +119,7 @@ impl MetaSession {
     pub fn new(store: Arc<dyn MetaStore>) -> Self {
         let line = Arc::new(Line { store, client: ClientId::random(), numbers: Mutex::default() });
         let sends = line.clone();
-        let gather = Gather::new(GROUPS_UNDER_WAY, move |ops| {
+        let gather = Gather::new(move |ops| {
             let line = sends.clone();
             async move { line.send_group(ops).await }
         });

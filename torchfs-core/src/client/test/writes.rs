@@ -8,6 +8,8 @@ use crate::layout::Profile;
 use crate::meta::{AttrChange, IfExists, Name, NewKind, SetTime, Timestamp};
 use crate::shard::fault::Fault;
 use bytes::Bytes;
+use futures::future::join_all;
+use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
 
@@ -128,11 +130,11 @@ async fn full_stripes_are_sent_while_the_writer_goes_on() {
     for start in (0..data.len()).step_by(MIB) {
         file.write_at(start as u64, data.slice(start..start + MIB)).await.expect("written");
     }
-    let deadline = std::time::Duration::from_secs(30);
+    let deadline = Duration::from_secs(30);
     let sent = async {
         let mut puts = 0;
         while puts < 12 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
             puts += rig.nodes.iter().map(|node| node.take_requests().put).sum::<usize>();
         }
     };
@@ -264,4 +266,57 @@ async fn two_clients_that_write_different_ranges_both_keep_their_bytes() {
     expected[50..56].copy_from_slice(b"second");
     assert_eq!(second.read_at(0, 100).await.expect("read"), expected);
     assert_eq!(one.read_file("/a").await.expect("read"), expected);
+}
+
+#[tokio::test]
+async fn many_who_commit_at_the_same_time_share_requests_and_stripes_and_each_has_its_own_outcome() {
+    const FILES: usize = 40;
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let mut files = Vec::new();
+    for number in 0..FILES {
+        let file = client.create(format!("/{number}")).await.expect("made");
+        file.write_at(0, pattern(number as u64, 10_000 + number)).await.expect("written");
+        files.push(file);
+    }
+    client.unlink("/7").await.expect("removed while it is open");
+    rig.take_meta_requests();
+    rig.requests();
+
+    // Slow enough that the others come while the first is under way.
+    rig.set_faults(0, Some(Fault::Delay(Duration::from_millis(20))));
+    let committed = join_all(files.iter().map(File::commit)).await;
+    rig.set_faults(0, None);
+    assert!(committed.iter().all(Result::is_ok), "{committed:?}");
+    let (changes, _) = rig.take_meta_requests();
+    let puts = rig.requests();
+    assert!(changes < FILES / 2, "{changes} changes for {FILES} files");
+    assert!(puts < 3 * FILES / 2, "{puts} shards for {FILES} files");
+
+    let other = rig.client().await;
+    for number in (0..FILES).filter(|&number| number != 7) {
+        let found = other.read_file(format!("/{number}")).await.expect("read");
+        assert_eq!(found, pattern(number as u64, 10_000 + number), "file {number}");
+    }
+    assert_eq!(files[7].read_at(0, 20_000).await.expect("read"), pattern(7, 10_007));
+}
+
+#[tokio::test]
+async fn one_refused_commit_of_a_group_fails_alone() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    let mut files = Vec::new();
+    for number in 0..12 {
+        let file = client.create(format!("/{number}")).await.expect("made");
+        file.write_at(0, pattern(number, 5_000)).await.expect("written");
+        files.push(file);
+    }
+    let long = Name::new("x".repeat(200)).expect("a name");
+    rig.set_faults(0, Some(Fault::Delay(Duration::from_millis(20))));
+    let commits = join_all(files.iter().map(File::commit));
+    let wrong = client.meta().unlink(InodeId::ROOT, long);
+    let (committed, refused) = tokio::join!(commits, wrong);
+    rig.set_faults(0, None);
+    assert_eq!(refused.expect_err("there is no such name").kind(), Kind::NotFound);
+    assert!(committed.iter().all(Result::is_ok), "{committed:?}");
 }
