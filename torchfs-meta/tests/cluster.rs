@@ -28,10 +28,20 @@ async fn names(session: &MetaSession) -> BTreeSet<String> {
     listing.entries.iter().map(|entry| entry.name.to_string()).collect()
 }
 
-fn dump(cluster: &Cluster) -> Vec<Vec<Entry>> {
+/// What all replicas hold. The leader changes something now and then by itself: then they are looked at again.
+async fn equal_replicas(cluster: &Cluster) -> Vec<Entry> {
     let all =
         |node: &torchfs_meta::MetaNode| node.state().view().expect("view").scan(&[], &END, usize::MAX).expect("scans");
-    cluster.nodes.values().map(all).collect()
+    let begin = Instant::now();
+    loop {
+        cluster.settle().await;
+        let mut dumps: Vec<Vec<Entry>> = cluster.nodes.values().map(all).collect();
+        if dumps.iter().all(|other| other == &dumps[0]) {
+            return dumps.swap_remove(0);
+        }
+        assert!(begin.elapsed() < PATIENCE, "replicas differ");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn command(op: MetaOp) -> Command {
@@ -184,19 +194,14 @@ async fn replicas_are_equal_byte_by_byte_also_one_restored_by_snapshot() {
     }
     cluster.restart(lagging).await;
     random_work(&session, 50).await;
-    cluster.settle().await;
-    let dumps = dump(&cluster);
-    assert!(dumps[0].len() > 100);
-    assert!(dumps.iter().all(|other| other == &dumps[0]), "replicas differ");
+    assert!(equal_replicas(&cluster).await.len() > 100);
     let snapshots = cluster.data(lagging).join("snapshots");
     assert_eq!(std::fs::read_dir(snapshots).expect("lists").count(), 1, "it has the snapshot and no leftover");
     // And it holds after a restart of the restored node.
     cluster.stop(lagging).await;
     cluster.restart(lagging).await;
     mkdir(&session, "last").await;
-    cluster.settle().await;
-    let dumps = dump(&cluster);
-    assert!(dumps.iter().all(|other| other == &dumps[0]), "replicas differ");
+    equal_replicas(&cluster).await;
 }
 
 /// Creates, renames and removals of numbered names; some of them fail, which is part of it.
@@ -255,9 +260,7 @@ async fn nothing_is_lost_or_doubled_when_leaders_stop() {
     let made: u64 = clients.join_all().await.into_iter().sum();
     let found = names(&watch).await;
     assert_eq!(found.len() as u64, made + 4, "every acknowledged folder once");
-    cluster.settle().await;
-    let dumps = dump(&cluster);
-    assert!(dumps.iter().all(|other| other == &dumps[0]), "replicas differ");
+    equal_replicas(&cluster).await;
 }
 
 /// The names told from `seen` on, until `last` is among them, and how far that was.

@@ -77,6 +77,17 @@ async fn wait_until_admitted(data: &Path) {
     }
 }
 
+/// Until `peer` has heard of this process of the node.
+async fn wait_until_known(cluster: &Cluster, node: MetaId, peer: MetaId) {
+    let own = node_file(&cluster.data(node));
+    let start = own.lines().filter_map(|line| line.strip_prefix("start ")).next_back().expect("a start").to_owned();
+    let begin = Instant::now();
+    while !node_file(&cluster.data(peer)).contains(&start) {
+        assert!(begin.elapsed() < PATIENCE, "node {peer} never hears of node {node}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A copy of a node's folder, started at a port of its own.
 async fn start_copy(cluster: &Cluster, id: MetaId) -> (MetaNode, MetaConfig) {
     let data = cluster.folder.path().join("copy");
@@ -181,6 +192,7 @@ async fn a_disk_that_was_set_back_does_not_vote() {
     cluster.restart(old).await;
     mkdir(&session, "later").await;
     cluster.settle().await;
+    wait_until_known(&cluster, old, behind).await;
     cluster.stop(behind).await;
     mkdir(&session, "acknowledged").await;
     cluster.stop(old).await;
