@@ -2,6 +2,8 @@
 //!
 //! The rule: whoever asks alone is served at once and by itself; waiting for company happens only behind others. So one
 //! writer's latency is untouched, and many writers share round trips and disk writes, the more of them the more there are.
+//!
+//! A task of its own does the work, not the one who asks: that one may not be polled for a while, or be dropped, and others wait.
 
 use crate::error::{Error, Kind, Result};
 use futures::future::BoxFuture;
