@@ -10,8 +10,10 @@ use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Most items of a group.
 pub(crate) const GROUP_MAX: usize = 64;
@@ -22,6 +24,7 @@ type Serve<I, O> = dyn Fn(Vec<I>) -> BoxFuture<'static, Vec<Result<O>>> + Send +
 /// Serves what is asked of it in groups.
 pub(crate) struct Gather<I, O> {
     shared: Arc<Shared<I, O>>,
+    deadline: Duration,
     /// Ends with this.
     workers: Mutex<JoinSet<()>>,
 }
@@ -55,24 +58,34 @@ impl<I, O> fmt::Debug for Gather<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> Gather<I, O> {
-    /// Groups are served by `serve`, one after the other.
-    pub fn new<F>(serve: impl Fn(Vec<I>) -> F + Send + Sync + 'static) -> Self
+    /// Groups are served by `serve`, one after the other. Nobody waits for an answer for longer than `deadline`.
+    pub fn new<F>(deadline: Duration, serve: impl Fn(Vec<I>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Vec<Result<O>>> + Send + 'static,
     {
         let queue = Mutex::new(Queue { is_busy: false, waiting: VecDeque::new() });
         let serve: Box<Serve<I, O>> = Box::new(move |group| Box::pin(serve(group)));
-        Gather { shared: Arc::new(Shared { queue, serve }), workers: Mutex::default() }
+        Gather { shared: Arc::new(Shared { queue, serve }), deadline, workers: Mutex::default() }
     }
 
-    /// Has an item served, alone or in a group. If this future is dropped, the item may be served all the same.
+    /// Has an item served, alone or in a group. If this future is dropped, the item may be served all the same, unless its
+    /// turn has not come by then.
     ///
     /// # Errors
-    /// The answer to the item; `Cancelled` if the runtime shuts down.
+    /// The answer to the item; `Timeout` if there is none in time, and then the outcome is not known; `Cancelled` if the
+    /// runtime shuts down.
     pub async fn ask(&self, item: I) -> Result<O> {
         let (sender, answer) = oneshot::channel();
         self.enqueue((item, sender));
-        answer.await.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "the work was given up before it was done")))
+        match timeout(self.deadline, answer).await {
+            Ok(answer) => {
+                answer.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "the work was given up before it was done")))
+            }
+            Err(_) => {
+                let message = format!("no answer within {} s; repeat it later", self.deadline.as_secs());
+                Err(Error::new(Kind::Timeout, message))
+            }
+        }
     }
 
     fn enqueue(&self, asked: Asked<I, O>) {
@@ -100,6 +113,8 @@ async fn work<I: Send + 'static, O: Send + 'static>(shared: Arc<Shared<I, O>>) {
     loop {
         let (items, senders): (Vec<I>, Vec<_>) = {
             let mut queue = shared.queue();
+            // What nobody waits for any more must not happen late.
+            queue.waiting.retain(|(_, sender)| !sender.is_closed());
             if queue.waiting.is_empty() {
                 // Before the lock is free: who asks next must find that nobody works.
                 queue.is_busy = false;
@@ -119,9 +134,7 @@ async fn work<I: Send + 'static, O: Send + 'static>(shared: Arc<Shared<I, O>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::sync::Semaphore;
-    use tokio::time::timeout;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -132,7 +145,7 @@ mod tests {
     fn doubling() -> (Arc<Gather<u64, u64>>, Arc<Semaphore>, Groups) {
         let (gate, groups) = (Arc::new(Semaphore::new(0)), Groups::default());
         let (to_pass, seen) = (gate.clone(), groups.clone());
-        let gather = Gather::new(move |group: Vec<u64>| {
+        let gather = Gather::new(2 * PATIENCE, move |group: Vec<u64>| {
             let gate = to_pass.clone();
             seen.lock().expect("no panic").push(group.clone());
             async move {
@@ -175,13 +188,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_that_panics_is_an_error_and_the_next_is_served() {
-        let gather = Gather::new(|group: Vec<u64>| async move {
+        let gather = Gather::new(2 * PATIENCE, |group: Vec<u64>| async move {
             assert!(!group.contains(&0), "zero");
             group.into_iter().map(Ok).collect::<Vec<Result<u64>>>()
         });
         let failed = timeout(PATIENCE, gather.ask(0)).await.expect("in time").expect_err("it panicked");
         assert_eq!(failed.kind(), Kind::Cancelled);
         assert_eq!(timeout(PATIENCE, gather.ask(5)).await.expect("in time").expect("is served"), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_and_what_was_given_up_in_the_queue_is_not_served() {
+        let (gather, gate, groups) = doubling();
+        let later = async {
+            tokio::task::yield_now().await;
+            gather.ask(2).await
+        };
+        let (first, second) = tokio::join!(gather.ask(1), later);
+        for answer in [first, second] {
+            assert_eq!(answer.expect_err("the gate is shut").kind(), Kind::Timeout);
+        }
+        gate.add_permits(2);
+        assert_eq!(gather.ask(3).await.expect("is served"), 6);
+        assert_eq!(*groups.lock().expect("no panic"), [vec![1], vec![3]]);
     }
 
     #[tokio::test]

@@ -89,8 +89,12 @@ pub struct SetAside {
 /// `Protocol` for a record of another version of this program, `Corrupt` for a damaged one, or what the operating system
 /// reports. A folder without any is no error.
 pub fn set_aside(cache_dir: &Path) -> Result<Vec<SetAside>> {
-    let folder = cache_dir.join(FOLDER);
-    let entries = match std::fs::read_dir(&folder) {
+    records(&cache_dir.join(FOLDER))?.into_iter().collect()
+}
+
+/// Each record of a folder, or why it cannot be read; the oldest first.
+fn records(folder: &Path) -> Result<Vec<Result<SetAside>>> {
+    let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.io(|| format!("list {}", folder.display()))?,
     };
@@ -98,12 +102,12 @@ pub fn set_aside(cache_dir: &Path) -> Result<Vec<SetAside>> {
     for entry in entries {
         let path = entry.io(|| format!("list {}", folder.display()))?.path();
         if path.extension().is_some_and(|extension| extension == "record")
-            && let Some(aside) = SetAside::read(&folder, &path)?
+            && let Some(aside) = SetAside::read(folder, &path).transpose()
         {
             found.push(aside);
         }
     }
-    found.sort_by(|one, other| (one.record.at, &one.id).cmp(&(other.record.at, &other.id)));
+    found.sort_by_key(|aside| aside.as_ref().ok().map(|aside| (aside.record.at, aside.id.clone())));
     Ok(found)
 }
 
@@ -275,7 +279,8 @@ impl Asides {
             let message = format!("{bytes} bytes are more than are kept, {}", self.limit_bytes);
             return Err(Error::new(Kind::TooLarge, message));
         }
-        let found = set_aside(&self.cache_dir)?;
+        // One that cannot be read is nobody's reason to lose what is to be kept now.
+        let found: Vec<SetAside> = records(&self.folder)?.into_iter().flatten().collect();
         let mut total: u64 = found.iter().map(|aside| aside.bytes).sum();
         for aside in found {
             if total + bytes <= self.limit_bytes {

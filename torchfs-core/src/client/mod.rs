@@ -136,7 +136,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How much the cache may hold, and at most as much what is set aside; 10 GiB if not said. In any case 5 % of its disk are left free, at most 1 GiB.
+    /// How much the cache may hold, and how much may be set aside beside it; 10 GiB if not said. In any case 5 % of its disk
+    /// are left free, at most 1 GiB.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = Some(bytes);

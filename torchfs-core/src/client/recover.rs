@@ -14,7 +14,7 @@ use crate::meta::Attr;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of an older version that are copied at a time.
+/// Bytes of a stripe that are written again at a time.
 const COPY_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What of an open file was set aside last.
@@ -122,10 +122,9 @@ impl Client {
                     file.truncate(record.visible).await?;
                 } else {
                     file.truncate(0).await?;
-                    for range in untouched.into_iter().flat_map(|range| in_steps(range, COPY_BYTES)) {
+                    for range in untouched {
                         let Some(source) = &source else { break };
-                        let bytes = source.read_at(range.start, (range.end - range.start) as usize).await?;
-                        file.write_at(range.start, bytes).await?;
+                        source.copy_range(range.start, &file, range.start, range.end - range.start)?;
                     }
                 }
                 file

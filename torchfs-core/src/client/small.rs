@@ -5,11 +5,14 @@ use super::pack::{Packed, Packer};
 use crate::error::{Error, Kind, Result};
 use crate::gather::Gather;
 use crate::layout::{Profile, Stripe, StripeShape};
-use crate::settings::PACK_BYTES_MAX;
+use crate::settings::{PACK_BYTES_MAX, SHARD_DEADLINE};
 use crate::stripe::StripeIo;
 use bytes::Bytes;
 use futures::future::join_all;
-use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a small content may take, the group before it included: each shard may be tried on three nodes.
+const DEADLINE: Duration = SHARD_DEADLINE.saturating_mul(6);
 
 /// Writes small contents.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub(super) struct Stored {
 
 impl SmallWrites {
     pub fn new(stripes: StripeIo) -> Self {
-        let gather = Gather::new(move |group| {
+        let gather = Gather::new(DEADLINE, move |group| {
             let stripes = stripes.clone();
             async move { write_group(&stripes, group).await }
         });
@@ -61,19 +64,17 @@ async fn write_group(stripes: &StripeIo, group: Vec<(Profile, Bytes)>) -> Vec<Re
 
 /// The stripes for a group. What is alone of its profile is spread over all data shards, as any file is.
 fn pack(group: &[(Profile, Bytes)]) -> Vec<Packed<usize>> {
-    let mut by_profile: BTreeMap<(u8, u8), Vec<usize>> = BTreeMap::new();
-    for (at, (profile, _)) in group.iter().enumerate() {
-        by_profile.entry((profile.data, profile.parity)).or_default().push(at);
-    }
+    // Few: those of the folders that are written to at this moment.
+    let mut packers: Vec<(Profile, Packer<usize>)> = Vec::new();
     let mut stripes = Vec::new();
-    for members in by_profile.into_values() {
-        let profile = group[members[0]].0;
-        let mut packer = Packer::new(profile);
-        for at in members {
-            stripes.extend(packer.push(at, group[at].1.len() as u32));
-        }
-        stripes.extend(packer.finish());
+    for (file, (profile, data)) in group.iter().enumerate() {
+        let at = packers.iter().position(|(known, _)| known == profile).unwrap_or_else(|| {
+            packers.push((*profile, Packer::new(*profile)));
+            packers.len() - 1
+        });
+        stripes.extend(packers[at].1.push(file, data.len() as u32));
     }
+    stripes.extend(packers.iter_mut().filter_map(|(_, packer)| packer.finish()));
     for packed in &mut stripes {
         if let [only] = packed.places.as_mut_slice() {
             packed.shape = StripeShape::for_content(packed.shape.profile, only.len.into());
@@ -106,18 +107,28 @@ async fn write_packed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Codec;
 
     #[test]
     fn a_group_shares_stripes_by_profile_and_one_alone_is_spread() {
         let (even, odd) = (Profile::new(4, 2).expect("valid"), Profile::new(2, 1).expect("valid"));
         let content = |len: usize| Bytes::from(vec![1; len]);
-        let group = [(even, content(65_536)), (odd, content(100_000)), (even, content(65_536)), (even, content(7))];
+        // As many shards, and another code.
+        let other = Profile { codec: Codec::Novelpoly, ..even };
+        let group = [
+            (even, content(65_536)),
+            (odd, content(100_000)),
+            (even, content(65_536)),
+            (other, content(9)),
+            (even, content(7)),
+        ];
         let stripes = pack(&group);
-        assert_eq!(stripes.len(), 2);
+        assert_eq!(stripes.len(), 3);
         let of = |profile| stripes.iter().find(|packed| packed.shape.profile == profile).expect("there");
         assert_eq!(of(odd).shape, StripeShape::for_content(odd, 100_000));
         let files: Vec<usize> = of(even).places.iter().map(|place| place.file).collect();
-        assert_eq!(files, [0, 2, 3]);
+        assert_eq!(files, [0, 2, 4]);
+        assert_eq!(of(other).places.len(), 1);
         for place in &of(even).places {
             assert_eq!(of(even).shape.covering(place.offset..place.offset + place.len).len(), 1, "in one shard");
         }

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::gather::Gather;
 use crate::ids::{ClientId, InodeId, RequestId, ShardId};
 use crate::layout::Profile;
+use crate::settings::META_DEADLINE;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -119,7 +120,7 @@ impl MetaSession {
     pub fn new(store: Arc<dyn MetaStore>) -> Self {
         let line = Arc::new(Line { store, client: ClientId::random(), numbers: Mutex::default() });
         let sends = line.clone();
-        let gather = Gather::new(move |ops| {
+        let gather = Gather::new(META_DEADLINE, move |ops| {
             let line = sends.clone();
             async move { line.send_group(ops).await }
         });

@@ -1,8 +1,8 @@
 //! The server's end: [`Server`] answers any of the three services on one listening socket.
 //!
-//! What it promises to its host: connections, what arrives on all of them, and requests per connection are bounded; a stranger
-//! costs one short-lived task, and a peer that falls silent no memory for long; a change that was begun is not given up because the client
-//! went away; when it returns, nothing of it runs on.
+//! What it promises to its host: connections, what arrives on all of them, and requests per connection are bounded; a
+//! stranger costs one short-lived task, and a peer that falls silent no memory for long; a change that was begun is not given
+//! up because the client went away; when it returns, nothing of it runs on.
 
 use super::admission::{Admission, Admitted};
 use super::handshake::Peer;
