@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Cluster, PATIENCE, folder, name};
+use support::{Cluster, PATIENCE, folder, mkdir, name, names};
 use torchfs_core::meta::{
     Change, Command, IfExists, InternalOp, MetaOp, MetaQuery, MetaReply, MetaSession, MetaStore, RenameMode, Timestamp,
 };
@@ -17,16 +17,6 @@ use torchfs_meta::kv::{END, Entry};
 use torchfs_meta::raft::Compaction;
 
 const ROOT: InodeId = InodeId::ROOT;
-
-async fn mkdir(session: &MetaSession, text: &str) {
-    session.create(ROOT, name(text), folder(), IfExists::Fail).await.expect("creates");
-}
-
-async fn names(session: &MetaSession) -> BTreeSet<String> {
-    let listing = session.list(ROOT, None, 4096).await.expect("lists");
-    assert!(!listing.more);
-    listing.entries.iter().map(|entry| entry.name.to_string()).collect()
-}
 
 /// What all replicas hold. The leader changes something now and then by itself: then they are looked at again.
 async fn equal_replicas(cluster: &Cluster) -> Vec<Entry> {

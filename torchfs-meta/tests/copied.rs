@@ -5,24 +5,11 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{Cluster, PATIENCE, folder, name};
+use support::{Cluster, PATIENCE, mkdir, names};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
-use torchfs_core::meta::{IfExists, MetaSession};
-use torchfs_core::{Error, InodeId, Kind, MetaId};
+use torchfs_core::{Error, Kind, MetaId};
 use torchfs_meta::{MetaConfig, MetaNode, MetaSettings};
-
-const ROOT: InodeId = InodeId::ROOT;
-
-async fn mkdir(session: &MetaSession, text: &str) {
-    let made = timeout(PATIENCE, session.create(ROOT, name(text), folder(), IfExists::Fail)).await;
-    made.expect("in time").expect("creates");
-}
-
-async fn names(session: &MetaSession) -> BTreeSet<String> {
-    let listing = session.list(ROOT, None, 4096).await.expect("lists");
-    listing.entries.iter().map(|entry| entry.name.to_string()).collect()
-}
 
 fn expected(all: &[&str]) -> BTreeSet<String> {
     all.iter().map(ToString::to_string).collect()

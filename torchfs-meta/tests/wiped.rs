@@ -4,22 +4,16 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use support::{Cluster, PATIENCE, folder, name};
+use support::{Cluster, PATIENCE, mkdir, names};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
-use torchfs_core::meta::{IfExists, MetaSession};
-use torchfs_core::{InodeId, MetaId};
+use torchfs_core::MetaId;
+use torchfs_core::meta::MetaSession;
 use torchfs_meta::MetaSettings;
 use torchfs_meta::raft::Compaction;
 
-const ROOT: InodeId = InodeId::ROOT;
-
-async fn mkdir(session: &MetaSession, text: &str) {
-    session.create(ROOT, name(text), folder(), IfExists::Fail).await.expect("creates");
-}
-
 async fn count(session: &MetaSession) -> usize {
-    session.list(ROOT, None, 4096).await.expect("lists").entries.len()
+    names(session).await.len()
 }
 
 /// Stops a node and takes everything it had stored.

@@ -1,15 +1,15 @@
 //! A metadata cluster in this process: real TCP, real Raft, real disks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use torchfs_core::MetaId;
 use torchfs_core::layout::Profile;
-use torchfs_core::meta::{MetaSession, MetaStore, Name, NewInode, NewKind};
+use torchfs_core::meta::{IfExists, MetaSession, MetaStore, Name, NewInode, NewKind};
 use torchfs_core::rpc::MetaClient;
+use torchfs_core::{InodeId, MetaId};
 use torchfs_meta::{MetaConfig, MetaNode, MetaSettings};
 
 /// No wait of a test is longer; on a busy machine an election may need several rounds.
@@ -141,6 +141,19 @@ impl Cluster {
 fn clone(listener: &TcpListener) -> std::net::TcpListener {
     use std::os::fd::AsFd;
     listener.as_fd().try_clone_to_owned().expect("clones").into()
+}
+
+/// Makes a folder in the root.
+pub async fn mkdir(session: &MetaSession, text: &str) {
+    let made = session.create(InodeId::ROOT, name(text), folder(), IfExists::Fail);
+    tokio::time::timeout(PATIENCE, made).await.expect("in time").expect("creates");
+}
+
+/// The names in the root.
+pub async fn names(session: &MetaSession) -> BTreeSet<String> {
+    let listing = session.list(InodeId::ROOT, None, 4096).await.expect("lists");
+    assert!(!listing.more);
+    listing.entries.iter().map(|entry| entry.name.to_string()).collect()
 }
 
 pub fn name(text: &str) -> Name {

@@ -181,3 +181,17 @@ async fn damaged_bytes_are_not_stored() {
     assert_eq!(error.kind(), Kind::Corrupt, "{error}");
     assert_eq!(client.stat("/f").await.expect("there").size, 0);
 }
+
+#[tokio::test]
+async fn a_damaged_record_keeps_nobody_from_setting_aside() {
+    let rig = Rig::new().await;
+    let dir = tempfile::tempdir().expect("folder");
+    let client = cached(&rig, dir.path()).await;
+    fail_to_write(&rig, &client, "/one", &[(0, pattern(1, 1000))]).await;
+    std::fs::write(dir.path().join("recover/00000000.record"), "damaged").expect("written");
+    assert_eq!(set_aside(dir.path()).expect_err("said to who asks").kind(), Kind::Corrupt);
+    fail_to_write(&rig, &client, "/two", &[(0, pattern(2, 2000))]).await;
+    std::fs::remove_file(dir.path().join("recover/00000000.record")).expect("removed");
+    let sizes: Vec<u64> = set_aside(dir.path()).expect("lists").iter().map(SetAside::size).collect();
+    assert_eq!(sizes, [1000, 2000]);
+}
