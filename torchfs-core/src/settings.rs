@@ -63,8 +63,20 @@ pub const META_ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a metadata operation may take in all, retries, redirects and an election included.
 pub const META_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long a watch waits for a change: well below [`META_ATTEMPT_DEADLINE`], and long enough that idle watchers ask little.
-pub const WATCH_WAIT: Duration = Duration::from_millis(400);
+/// How long a watch waits for a change. A lease counts from the question and the next one comes after the next answer, so two
+/// waits and some delay fit into a [`LEASE`].
+pub const WATCH_WAIT: Duration = Duration::from_millis(200);
+
+/// How long the answer to a watch without a lease waits for further changes after the first, so that a busy cluster makes
+/// none of them ask more than 200 times a second.
+pub const WATCH_GATHER: Duration = Duration::from_millis(5);
+
+/// How long a client that watches may answer from memory. For this long a client that hangs holds up the changes of others,
+/// once, and so does a change of the metadata leader.
+pub const LEASE: Duration = Duration::from_secs(1);
+
+/// By so much a client takes its lease to be shorter than it is: clocks may run at speeds that differ by some percent.
+pub const LEASE_MARGIN: Duration = Duration::from_millis(50);
 
 /// About how many changes the answer to one watch holds.
 pub const WATCH_CHANGES_MAX: usize = 4096;

@@ -19,6 +19,8 @@ pub struct MountStats {
     pub operations_in_flight: u64,
     /// The disk cache, if there is one.
     pub cache: Option<CacheStats>,
+    /// Questions to metadata that needed no request.
+    pub metadata_remembered: u64,
     /// Requests to the cluster.
     pub requests: RequestStats,
 }

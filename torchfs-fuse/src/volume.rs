@@ -97,6 +97,7 @@ impl Volume {
             passthrough_refused: self.passthrough_refused.get().cloned(),
             operations_in_flight,
             cache: self.client.cache_stats(),
+            metadata_remembered: self.client.meta().remembered(),
             requests: self.client.request_stats(),
         }
     }

@@ -54,17 +54,27 @@ impl Duties {
             info!(term, "this node leads the metadata cluster");
             // From here on silence counts.
             self.desk.book().of_term(term);
+            self.desk.leases.leads(term);
             self.term = Some(term);
             self.collected = Some(Instant::now());
         }
         if self.desk.state.cluster().borrow().is_none() {
-            let found = InternalOp::Found { cluster: ClusterId::random(), profile: self.profile };
-            self.desk.proposer.propose_internal(found).await?;
+            self.found().await?;
         }
         self.mark_silent(term).await?;
         self.reserve(term).await?;
         self.give_up(term).await?;
         self.collect().await
+    }
+
+    async fn found(&self) -> Result<(), MetaFault> {
+        let term = self.desk.read_barrier().await?;
+        if self.desk.state.cluster().borrow().is_none() {
+            // Nor was there one for an earlier leader, so it had no clients.
+            self.desk.leases.leads_first(term);
+        }
+        let found = InternalOp::Found { cluster: ClusterId::random(), profile: self.profile };
+        self.desk.proposer.propose_internal(found).await.map(drop)
     }
 
     async fn mark_silent(&self, term: u64) -> Result<(), MetaFault> {

@@ -1,7 +1,7 @@
 //! Fills in what only the leader may decide about a proposal (its time), has it ordered and applied, and returns its
 //! outcome.
 
-use crate::raft::{Consensus, Proposal, Refused};
+use crate::raft::{Consensus, Place, Proposal, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -49,12 +49,12 @@ impl Proposer {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a client's command applied, and returns its outcome.
+    /// Has a client's command applied, and returns its outcome and its place in the log.
     ///
     /// # Errors
     /// `NotLeader` if nothing was done; `NotPermitted` and `InvalidInput` for what no client may propose; `Timeout` and
     /// `Unavailable` if the outcome is not known; otherwise the outcome itself.
-    pub async fn propose(&self, command: Command) -> Result<MetaReply, MetaFault> {
+    pub async fn propose(&self, command: Command) -> Result<(MetaReply, Place), MetaFault> {
         check(&command.op)?;
         self.propose_unchecked(command).await
     }
@@ -81,10 +81,10 @@ impl Proposer {
         };
         let _open = Open(self, sequence);
         let request = RequestId { client: self.client, sequence };
-        self.propose_unchecked(Command { request, answered_below, op }).await
+        self.propose_unchecked(Command { request, answered_below, op }).await.map(|(reply, _)| reply)
     }
 
-    async fn propose_unchecked(&self, command: Command) -> Result<MetaReply, MetaFault> {
+    async fn propose_unchecked(&self, command: Command) -> Result<(MetaReply, Place), MetaFault> {
         // A follower says so before it encodes anything.
         if self.consensus.leading().is_none() {
             return Err(self.not_leader(self.consensus.leader()));
@@ -95,8 +95,8 @@ impl Proposer {
                 format!("a change of {} bytes; at most {PROPOSAL_BYTES_MAX} are possible: split it", proposal.len());
             return Err(Error::new(Kind::TooLarge, message).into());
         }
-        let applied = self.consensus.propose(proposal).await.map_err(|refused| self.fault(refused))?;
-        applied.0.map_err(MetaFault::Failed)
+        let (applied, place) = self.consensus.propose(proposal).await.map_err(|refused| self.fault(refused))?;
+        Ok((applied.0?, place))
     }
 
     /// The clock, but never earlier than before. That it is not earlier than another leader's is seen to when it is applied.

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use torchfs_core::meta::{
-    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, InternalOp, MetaAnswer, MetaOp, MetaQuery,
-    MetaReply, MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp, Watch, taken_over,
+    Allocate, Allocation, Changes, Command, Heartbeat, HeartbeatReply, InternalOp, Leases, MetaAnswer, MetaOp,
+    MetaQuery, MetaReply, MetaStatus, NodeRecord, NodeState, Status, StoreStatus, Timestamp, Watch, taken_over,
 };
 use torchfs_core::placement::{LeastLoaded, PlacementPolicy};
 use torchfs_core::rpc::{MetaFault, MetaService};
@@ -39,6 +39,7 @@ pub struct Desk {
     policy: Box<dyn PlacementPolicy>,
     book: Mutex<Book>,
     watchers: Semaphore,
+    pub(crate) leases: Leases,
 }
 
 impl Desk {
@@ -53,14 +54,15 @@ impl Desk {
         let proposer = Proposer::new(consensus.clone(), addrs.clone());
         let (policy, book) = (Box::new(LeastLoaded), Mutex::new(Book::new(0, Instant::now())));
         let watchers = Semaphore::new(WATCHERS_MAX);
-        Desk { consensus, state, proposer, settings, addrs, policy, book, watchers }
+        let leases = Leases::new(settings.lease);
+        Desk { consensus, state, proposer, settings, addrs, policy, book, watchers, leases }
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read_barrier(&self) -> Result<u64, MetaFault> {
+    pub(crate) async fn read_barrier(&self) -> Result<u64, MetaFault> {
         self.consensus.read_barrier().await.map_err(|refused| self.proposer.fault(refused))
     }
 
@@ -229,8 +231,15 @@ fn must_be_gone(record: &NodeRecord, wanted: &str, presence: Presence) -> Result
 impl MetaService for Desk {
     async fn apply(&self, command: Command) -> Result<MetaReply, MetaFault> {
         self.admit(&command.op).await?;
-        let reply = self.proposer.propose(command).await?;
+        let (client, is_told) = (command.request.client, !command.op.touches().is_empty());
+        let (reply, place) = self.proposer.propose(command).await?;
         self.note_registered(&reply);
+        if is_told {
+            self.leases.leads(place.term);
+            // If it came again, this time it changed nothing and stands for a change before it.
+            let number = self.state.feed().last_change_until(place.index);
+            self.leases.seen_by_others(client, number).await;
+        }
         Ok(reply)
     }
 
@@ -286,8 +295,8 @@ impl MetaService for Desk {
             let message = format!("{WATCHERS_MAX} clients watch already; this one is told nothing for now");
             return Err(Error::new(Kind::Unavailable, message).into());
         };
-        self.read_barrier().await?;
-        Ok(self.state.feed().changes(watch.seen).await)
+        self.leases.leads(self.read_barrier().await?);
+        Ok(self.leases.watch(self.state.feed(), watch, self.consensus.confirmed()).await)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::raft::Compaction;
 use std::time::Duration;
-use torchfs_core::settings::{ABANDONED_AFTER, CLIENT_EXPIRY, COLLECT_INTERVAL, GARBAGE_GRACE, NODE_DOWN_AFTER};
+use torchfs_core::settings::{ABANDONED_AFTER, CLIENT_EXPIRY, COLLECT_INTERVAL, GARBAGE_GRACE, LEASE, NODE_DOWN_AFTER};
 
 /// Times and sizes that tests make small. All nodes of a cluster use the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct MetaSettings {
     pub abandoned_after: Duration,
     /// How long the answers to a silent client's last requests are kept.
     pub client_expiry: Duration,
+    /// How long a client that watches may answer from memory.
+    pub lease: Duration,
     /// How often the leader has nameless inodes and silent clients collected.
     pub collect_interval: Duration,
 }
@@ -29,6 +31,7 @@ impl Default for MetaSettings {
             garbage_grace: GARBAGE_GRACE,
             abandoned_after: ABANDONED_AFTER,
             client_expiry: CLIENT_EXPIRY,
+            lease: LEASE,
             collect_interval: COLLECT_INTERVAL,
         }
     }

@@ -159,6 +159,7 @@ impl ByteSource for Fetcher {
             Err(error) => error,
         };
         // Shards may have moved since the file was opened, or the version may have been replaced and collected.
+        self.client.meta().forget(self.base.attr.ino);
         let Ok((attr, content)) = self.client.meta().open(self.base.attr.ino).await else { return Err(failed) };
         if attr.version != self.base.attr.version {
             let gone = matches!(failed.kind(), Kind::DataLoss | Kind::NotFound);

@@ -15,10 +15,6 @@ use tokio::sync::watch;
 /// Changes remembered: tens of seconds of a busy cluster, in a few megabytes.
 const REMEMBERED_MAX: usize = 32_768;
 
-/// How long an answer waits for further changes after the first, so that a busy cluster makes no watcher ask more than 200
-/// times a second.
-const GATHER: Duration = Duration::from_millis(5);
-
 /// Something that may be another than before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Change {
@@ -53,6 +49,9 @@ pub struct Changes {
     pub upto: u64,
     /// In the order in which it happened; `None` if everything may have changed.
     pub changed: Option<Vec<Changed>>,
+    /// For this long, counted from when it asked, the client may trust what it remembers and was not told of. Zero: not at
+    /// all.
+    pub lease: Duration,
 }
 
 /// The changes of one copy of the state, numbered like what caused them: rising, with gaps.
@@ -105,39 +104,64 @@ impl Feed {
         self.last.send_replace(last);
     }
 
-    /// Waits until something changed after `seen`, but not for longer than [`WATCH_WAIT`], and says what.
-    pub async fn changes(&self, seen: Option<u64>) -> Changes {
+    /// The number of the last change.
+    #[must_use]
+    pub fn last_change(&self) -> u64 {
+        *self.last.borrow()
+    }
+
+    /// The number of the last change up to `number`, itself included.
+    #[must_use]
+    pub fn last_change_until(&self, number: u64) -> u64 {
+        let recent = self.recent();
+        let after = recent.entries.partition_point(|(other, _)| *other <= number);
+        let last = after.checked_sub(1).map_or(recent.complete_after, |at| recent.entries[at].0);
+        last.min(number)
+    }
+
+    /// Waits until something changed that the watcher has not seen, but not for longer than [`WATCH_WAIT`], and says what;
+    /// `gather` after the first change others are taken along. Its own changes it need not be told at once.
+    pub async fn changes(&self, watch: Watch, gather: Duration) -> Changes {
         let mut last = self.last.subscribe();
         let changed = async {
-            while self.since(seen).changed.is_some_and(|changed| changed.is_empty()) {
+            while !self.has_news(watch) {
                 if last.changed().await.is_err() {
                     return;
                 }
             }
-            tokio::time::sleep(GATHER).await;
+            // Even the shortest sleep is a millisecond.
+            if !gather.is_zero() {
+                tokio::time::sleep(gather).await;
+            }
         };
         // However it ends, what is known then is the answer.
         let _ = tokio::time::timeout(WATCH_WAIT, changed).await;
-        self.since(seen)
+        self.since(watch.seen)
+    }
+
+    /// Whether there is something to tell that others did.
+    fn has_news(&self, watch: Watch) -> bool {
+        let recent = self.recent();
+        let Some(seen) = recent.known(watch.seen) else { return true };
+        recent.after(seen).any(|(_, changed)| changed.by != watch.client)
     }
 
     /// What changed after `seen`, or the beginning of it.
     #[must_use]
     pub fn since(&self, seen: Option<u64>) -> Changes {
         let recent = self.recent();
-        let Some(seen) = seen.filter(|seen| (recent.complete_after..=recent.last).contains(seen)) else {
-            return Changes { upto: recent.last, changed: None };
+        let Some(seen) = recent.known(seen) else {
+            return Changes { upto: recent.last, changed: None, lease: Duration::ZERO };
         };
-        let first = recent.entries.partition_point(|(number, _)| *number <= seen);
         let (mut changed, mut room) = (Vec::new(), WATCH_CHANGES_MAX);
-        for (number, entry) in recent.entries.range(first..) {
+        for (number, entry) in recent.after(seen) {
             changed.push(entry.clone());
             room = room.saturating_sub(entry.what.len());
             if room == 0 {
-                return Changes { upto: *number, changed: Some(changed) };
+                return Changes { upto: *number, changed: Some(changed), lease: Duration::ZERO };
             }
         }
-        Changes { upto: recent.last, changed: Some(changed) }
+        Changes { upto: recent.last, changed: Some(changed), lease: Duration::ZERO }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -145,12 +169,36 @@ impl Feed {
     }
 }
 
+impl Recent {
+    /// What was seen, if everything after it is remembered.
+    fn known(&self, seen: Option<u64>) -> Option<u64> {
+        seen.filter(|seen| (self.complete_after..=self.last).contains(seen))
+    }
+
+    fn after(&self, seen: u64) -> impl Iterator<Item = &(u64, Changed)> {
+        self.entries.range(self.entries.partition_point(|(number, _)| *number <= seen)..)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::WATCH_GATHER;
 
     fn by(client: u64, inos: impl IntoIterator<Item = u64>) -> Changed {
         Changed { by: ClientId(client), what: inos.into_iter().map(|ino| Change::Inode(InodeId(ino))).collect() }
+    }
+
+    fn watch(seen: u64) -> Watch {
+        Watch { client: ClientId(2), seen: Some(seen) }
+    }
+
+    fn told_all(upto: u64) -> Changes {
+        told(upto, None)
+    }
+
+    fn told(upto: u64, changed: Option<Vec<Changed>>) -> Changes {
+        Changes { upto, changed, lease: Duration::ZERO }
     }
 
     #[test]
@@ -159,22 +207,47 @@ mod tests {
         feed.push(11, by(1, [5]));
         feed.push(12, by(1, []));
         feed.push(13, by(2, [6, 7]));
-        assert_eq!(feed.since(Some(10)), Changes { upto: 13, changed: Some(vec![by(1, [5]), by(2, [6, 7])]) });
-        assert_eq!(feed.since(Some(11)), Changes { upto: 13, changed: Some(vec![by(2, [6, 7])]) });
-        assert_eq!(feed.since(Some(13)), Changes { upto: 13, changed: Some(vec![]) });
+        assert_eq!(feed.since(Some(10)), told(13, Some(vec![by(1, [5]), by(2, [6, 7])])));
+        assert_eq!(feed.since(Some(11)), told(13, Some(vec![by(2, [6, 7])])));
+        assert_eq!(feed.since(Some(13)), told(13, Some(vec![])));
     }
 
     #[test]
     fn what_it_does_not_know_may_be_everything() {
         let feed = Feed::new(10);
         feed.push(11, by(1, [5]));
-        let everything = Changes { upto: 11, changed: None };
+        let everything = told(11, None);
         for seen in [None, Some(9), Some(12)] {
             assert_eq!(feed.since(seen), everything, "{seen:?}");
         }
         feed.reset(20);
         assert_eq!(feed.since(Some(11)).changed, None);
         assert_eq!(feed.since(Some(20)).changed, Some(vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_woken_by_its_own_changes_and_all_are_told_of_them() {
+        let feed = Feed::new(3);
+        let start = tokio::time::Instant::now();
+        feed.push(4, by(2, [9]));
+        assert_eq!(feed.changes(watch(3), WATCH_GATHER).await, told(4, Some(vec![by(2, [9])])));
+        assert!(start.elapsed() >= WATCH_WAIT);
+        feed.push(5, by(1, [9]));
+        let start = tokio::time::Instant::now();
+        feed.changes(watch(3), Duration::ZERO).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn it_knows_which_change_was_the_last_until_then() {
+        let feed = Feed::new(3);
+        for number in [4, 6, 7] {
+            feed.push(number, by(1, [9]));
+        }
+        feed.push(9, by(1, []));
+        assert_eq!([2, 3, 4, 5, 6, 7, 9, 10].map(|number| feed.last_change_until(number)), [2, 3, 4, 4, 6, 7, 7, 7]);
+        feed.reset(20);
+        assert_eq!([19, 21].map(|number| feed.last_change_until(number)), [19, 20]);
     }
 
     #[test]
@@ -194,21 +267,22 @@ mod tests {
             (seen, told) = (changes.upto, told + count);
         }
         assert_eq!(told, expected);
+        let everything = told_all(pushed + 1);
         // One change too large to remember is everything, too.
         feed.push(pushed + 1, by(1, 0..2 * REMEMBERED_MAX as u64));
-        assert_eq!(feed.since(Some(pushed)), Changes { upto: pushed + 1, changed: None });
+        assert_eq!(feed.since(Some(pushed)), everything);
         assert_eq!(feed.recent().count, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_waits_for_the_next_change_and_not_for_ever() {
         let feed = Feed::new(3);
-        assert_eq!(feed.changes(Some(3)).await, Changes { upto: 3, changed: Some(vec![]) });
+        assert_eq!(feed.changes(watch(3), WATCH_GATHER).await, told(3, Some(vec![])));
         let push = async {
             tokio::task::yield_now().await;
             feed.push(4, by(1, [9]));
         };
-        let (changes, ()) = tokio::join!(feed.changes(Some(3)), push);
-        assert_eq!(changes, Changes { upto: 4, changed: Some(vec![by(1, [9])]) });
+        let (changes, ()) = tokio::join!(feed.changes(watch(3), WATCH_GATHER), push);
+        assert_eq!(changes, told(4, Some(vec![by(1, [9])])));
     }
 }

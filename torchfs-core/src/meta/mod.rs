@@ -3,8 +3,10 @@
 //! Two kinds of store exist: the RPC client of a metadata cluster ([`crate::rpc`]) and [`memory::MemoryMeta`], a naive
 //! one in this process that is also the model the real one is tested against.
 
+mod cache;
 pub mod conformance;
 mod feed;
+mod leases;
 pub mod memory;
 mod name;
 mod op;
@@ -13,6 +15,7 @@ mod types;
 mod unnamed;
 
 pub use feed::{Change, Changed, Changes, Feed, Watch};
+pub use leases::Leases;
 pub use name::{Name, XattrName};
 pub use op::{Command, IfExists, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, RenameMode, XattrMode};
 pub use session::MetaSession;
@@ -34,6 +37,8 @@ use std::fmt::Debug;
 ///   `Timeout` are not, and may be retried.
 /// - When `apply` returns `Ok`, the change is durable and visible to every later `query` of any client.
 /// - `query` is linearizable.
+/// - While a client holds a [lease](Changes::lease), `apply` of another one returns only when the holder has asked for what
+///   came after the change, or the lease has ended.
 /// - Every call returns within [`META_DEADLINE`](crate::settings::META_DEADLINE).
 ///
 /// The suite in [`conformance`] checks all that can be checked from outside.

@@ -3,6 +3,7 @@
 //! [`MetaOp`] is at once the write request, the Raft log entry, the arms of the state machine's `match` and the alphabet of
 //! the property tests. Adding an operation is one variant and one arm.
 
+use super::feed::Change;
 use super::name::{Name, XattrName};
 use super::types::ClusterMap;
 use super::types::{
@@ -81,14 +82,14 @@ pub enum MetaOp {
         /// The name.
         name: Name,
     },
-    /// Removes an empty folder. Answers `Done`.
+    /// Removes an empty folder. Answers `Attr` as it is afterwards (`nlink` is 0).
     Rmdir {
         /// The folder that holds it.
         parent: InodeId,
         /// Its name.
         name: Name,
     },
-    /// Moves a name, atomically replacing what the target name had. Answers `Attr` of what was moved.
+    /// Moves a name, atomically replacing what the target name had. Answers `Renamed`.
     Rename {
         /// From this folder.
         parent: InodeId,
@@ -220,6 +221,13 @@ pub enum MetaReply {
     },
     /// The first of the reserved stripe ids.
     Stripes(StripeId),
+    /// A name was moved.
+    Renamed {
+        /// What was moved, as it is now.
+        moved: Attr,
+        /// What had the new name before: swapped, or one name poorer.
+        other: Option<InodeId>,
+    },
 }
 
 /// A mutation as a client sends it.
@@ -327,6 +335,41 @@ impl MetaOp {
             MetaOp::Internal(_) => false,
             MetaOp::Batch(ops) => ops.iter().all(MetaOp::is_public),
             _ => true,
+        }
+    }
+
+    /// The names and inodes in it. What it changes are these and the inodes in its answer.
+    #[must_use]
+    pub fn touches(&self) -> Vec<Change> {
+        let named = |parent: &InodeId, name: &Name| vec![Change::Inode(*parent), Change::Name(*parent, name.clone())];
+        match self {
+            MetaOp::Create { parent, name, .. } | MetaOp::Unlink { parent, name } | MetaOp::Rmdir { parent, name } => {
+                named(parent, name)
+            }
+            MetaOp::Link { ino, parent, name } => [named(parent, name), vec![Change::Inode(*ino)]].concat(),
+            MetaOp::Rename { parent, name, new_parent, new_name, .. } => {
+                [named(parent, name), named(new_parent, new_name)].concat()
+            }
+            MetaOp::SetAttr { ino, .. }
+            | MetaOp::Commit { ino, .. }
+            | MetaOp::SetXattr { ino, .. }
+            | MetaOp::RemoveXattr { ino, .. }
+            | MetaOp::SetProfile { ino, .. } => vec![Change::Inode(*ino)],
+            MetaOp::Batch(ops) => ops.iter().flat_map(MetaOp::touches).collect(),
+            MetaOp::ReportShards(_) | MetaOp::Register { .. } | MetaOp::Internal(_) => Vec::new(),
+        }
+    }
+}
+
+impl MetaReply {
+    /// The inodes in it.
+    #[must_use]
+    pub fn touches(&self) -> Vec<Change> {
+        match self {
+            MetaReply::Attr(attr) => vec![Change::Inode(attr.ino)],
+            MetaReply::Renamed { moved, other } => [moved.ino].into_iter().chain(*other).map(Change::Inode).collect(),
+            MetaReply::Batch(replies) => replies.iter().flatten().flat_map(MetaReply::touches).collect(),
+            MetaReply::Done | MetaReply::Registered { .. } | MetaReply::Stripes(_) => Vec::new(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! One client's use of a [`MetaStore`]: numbers its requests so that retries are exactly-once, sends what many ask at the
 //! same time as batches, and gives each operation a typed method.
 
+use super::cache::MetaCache;
 use super::unnamed::Unnamed;
 use super::{
-    Allocate, Allocation, Attr, AttrChange, Changes, ClusterMap, Command, Content, ContentChange, FsStat, IfExists,
-    Listing, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved, Status, Watch,
-    XattrMode, XattrName,
+    Allocate, Allocation, Attr, AttrChange, Change, Changes, ClusterMap, Command, Content, ContentChange, FsStat,
+    IfExists, Listing, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved,
+    Status, Watch, XattrMode, XattrName,
 };
 use crate::error::{Error, Kind, Result};
 use crate::gather::Gather;
@@ -32,7 +33,7 @@ pub struct MetaSession {
 /// The store and this client's requests to it.
 #[derive(Debug)]
 struct Line {
-    store: Arc<dyn MetaStore>,
+    cache: MetaCache,
     client: ClientId,
     numbers: Mutex<Numbers>,
 }
@@ -83,7 +84,7 @@ impl Line {
         };
         let _open = Open { line: self, sequence };
         let request = RequestId { client: self.client, sequence };
-        self.store.apply(Command { request, answered_below, op }).await
+        self.cache.apply(Command { request, answered_below, op }).await
     }
 
     async fn send_group(&self, mut ops: Vec<MetaOp>) -> Vec<Result<MetaReply>> {
@@ -118,7 +119,8 @@ impl MetaSession {
     /// Starts a session with a fresh client id.
     #[must_use]
     pub fn new(store: Arc<dyn MetaStore>) -> Self {
-        let line = Arc::new(Line { store, client: ClientId::random(), numbers: Mutex::default() });
+        let line =
+            Arc::new(Line { cache: MetaCache::new(store), client: ClientId::random(), numbers: Mutex::default() });
         let sends = line.clone();
         let gather = Gather::new(META_DEADLINE, move |ops| {
             let line = sends.clone();
@@ -135,7 +137,7 @@ impl MetaSession {
     /// The store underneath.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn MetaStore> {
-        &self.line.store
+        self.line.cache.store()
     }
 
     /// Applies any operation under a fresh request id. Short ones that are asked while others are under way go together
@@ -195,7 +197,7 @@ impl MetaSession {
     /// # Errors
     /// What the operation answers.
     pub async fn rmdir(&self, parent: InodeId, name: Name) -> Result<()> {
-        self.apply_for_done(MetaOp::Rmdir { parent, name }).await
+        self.apply_for_attr(MetaOp::Rmdir { parent, name }).await.map(drop)
     }
 
     /// [`MetaOp::Rename`].
@@ -204,7 +206,7 @@ impl MetaSession {
     /// What the operation answers.
     pub async fn rename(&self, from: (InodeId, Name), to: (InodeId, Name), mode: RenameMode) -> Result<Attr> {
         let op = MetaOp::Rename { parent: from.0, name: from.1, new_parent: to.0, new_name: to.1, mode };
-        self.apply_for_attr(op).await
+        expect_variant!(self.apply(op).await?, MetaReply::Renamed { moved, .. } => moved)
     }
 
     /// [`MetaOp::SetAttr`].
@@ -260,7 +262,7 @@ impl MetaSession {
     /// # Errors
     /// See there.
     pub async fn allocate(&self, request: Allocate) -> Result<Vec<Allocation>> {
-        self.line.store.allocate(request).await
+        self.store().allocate(request).await
     }
 
     /// Who this is to metadata.
@@ -269,12 +271,30 @@ impl MetaSession {
         self.line.client
     }
 
-    /// [`MetaStore::watch`] for this client.
+    /// [`MetaStore::watch`] for this client. As long as somebody calls it again and again, each time with the `upto` of the
+    /// answer before, questions that were asked before are answered from memory, with what a question would be answered.
     ///
     /// # Errors
     /// If metadata does not answer.
     pub async fn watch(&self, seen: Option<u64>) -> Result<Changes> {
-        self.line.store.watch(Watch { client: self.line.client, seen }).await
+        self.line.cache.watch(Watch { client: self.line.client, seen }).await
+    }
+
+    /// The store and what is remembered of its answers.
+    #[cfg(test)]
+    pub(super) fn cache(&self) -> &MetaCache {
+        &self.line.cache
+    }
+
+    /// How many questions were answered from memory.
+    #[must_use]
+    pub fn remembered(&self) -> u64 {
+        self.line.cache.hits()
+    }
+
+    /// What is remembered of an inode is asked for anew. Where shards are is no change of the namespace, and is not told.
+    pub(crate) fn forget(&self, ino: InodeId) {
+        self.line.cache.forget(&[Change::Inode(ino)]);
     }
 
     /// [`MetaQuery::Lookup`].
@@ -282,7 +302,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
-        expect_variant!(self.line.store.query(MetaQuery::Lookup { parent, name }).await?, MetaAnswer::Attr(attr) => attr)
+        expect_variant!(self.line.cache.query(MetaQuery::Lookup { parent, name }).await?, MetaAnswer::Attr(attr) => attr)
     }
 
     /// [`MetaQuery::Attr`].
@@ -290,7 +310,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
-        expect_variant!(self.line.store.query(MetaQuery::Attr(ino)).await?, MetaAnswer::Attr(attr) => attr)
+        expect_variant!(self.line.cache.query(MetaQuery::Attr(ino)).await?, MetaAnswer::Attr(attr) => attr)
     }
 
     /// [`MetaQuery::Parent`].
@@ -298,7 +318,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn parent(&self, ino: InodeId) -> Result<Attr> {
-        expect_variant!(self.line.store.query(MetaQuery::Parent(ino)).await?, MetaAnswer::Attr(attr) => attr)
+        expect_variant!(self.line.cache.query(MetaQuery::Parent(ino)).await?, MetaAnswer::Attr(attr) => attr)
     }
 
     /// [`MetaQuery::Open`].
@@ -306,7 +326,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn open(&self, ino: InodeId) -> Result<(Attr, Content)> {
-        let answer = self.line.store.query(MetaQuery::Open(ino)).await?;
+        let answer = self.line.cache.query(MetaQuery::Open(ino)).await?;
         expect_variant!(answer, MetaAnswer::Opened(attr, content) => (attr, content))
     }
 
@@ -316,7 +336,7 @@ impl MetaSession {
     /// What the query answers.
     pub async fn list(&self, ino: InodeId, after: Option<Name>, limit: u32) -> Result<Listing> {
         let query = MetaQuery::List { ino, after, limit, extents: false };
-        expect_variant!(self.line.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
+        expect_variant!(self.line.cache.query(query).await?, MetaAnswer::Listing(listing) => listing)
     }
 
     /// [`MetaQuery::List`] with extents and stripes: all that is needed to read the files.
@@ -325,7 +345,7 @@ impl MetaSession {
     /// What the query answers.
     pub async fn list_with_extents(&self, ino: InodeId, after: Option<Name>, limit: u32) -> Result<Listing> {
         let query = MetaQuery::List { ino, after, limit, extents: true };
-        expect_variant!(self.line.store.query(query).await?, MetaAnswer::Listing(listing) => listing)
+        expect_variant!(self.line.cache.query(query).await?, MetaAnswer::Listing(listing) => listing)
     }
 
     /// [`MetaQuery::Resolve`] from the root, following a link at the end.
@@ -346,7 +366,7 @@ impl MetaSession {
 
     async fn resolve_from(&self, from: InodeId, path: &[u8], follow: bool) -> Result<Resolved> {
         let query = MetaQuery::Resolve { from, path: path.to_vec(), follow };
-        expect_variant!(self.line.store.query(query).await?, MetaAnswer::Resolved(resolved) => resolved)
+        expect_variant!(self.line.cache.query(query).await?, MetaAnswer::Resolved(resolved) => resolved)
     }
 
     /// [`MetaQuery::ReadLink`].
@@ -354,7 +374,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn read_link(&self, ino: InodeId) -> Result<Vec<u8>> {
-        expect_variant!(self.line.store.query(MetaQuery::ReadLink(ino)).await?, MetaAnswer::Bytes(bytes) => bytes)
+        expect_variant!(self.line.cache.query(MetaQuery::ReadLink(ino)).await?, MetaAnswer::Bytes(bytes) => bytes)
     }
 
     /// [`MetaQuery::Xattr`].
@@ -362,7 +382,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn xattr(&self, ino: InodeId, name: XattrName) -> Result<Vec<u8>> {
-        expect_variant!(self.line.store.query(MetaQuery::Xattr { ino, name }).await?, MetaAnswer::Bytes(bytes) => bytes)
+        expect_variant!(self.line.cache.query(MetaQuery::Xattr { ino, name }).await?, MetaAnswer::Bytes(bytes) => bytes)
     }
 
     /// [`MetaQuery::Xattrs`].
@@ -370,7 +390,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<XattrName>> {
-        expect_variant!(self.line.store.query(MetaQuery::Xattrs(ino)).await?, MetaAnswer::Names(names) => names)
+        expect_variant!(self.line.cache.query(MetaQuery::Xattrs(ino)).await?, MetaAnswer::Names(names) => names)
     }
 
     /// [`MetaQuery::Profile`].
@@ -378,7 +398,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn profile(&self, ino: InodeId) -> Result<(Profile, bool)> {
-        let answer = self.line.store.query(MetaQuery::Profile(ino)).await?;
+        let answer = self.line.cache.query(MetaQuery::Profile(ino)).await?;
         expect_variant!(answer, MetaAnswer::Profile(profile, own) => (profile, own))
     }
 
@@ -387,7 +407,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn fs_stat(&self) -> Result<FsStat> {
-        expect_variant!(self.line.store.query(MetaQuery::FsStat).await?, MetaAnswer::FsStat(stat) => stat)
+        expect_variant!(self.line.cache.query(MetaQuery::FsStat).await?, MetaAnswer::FsStat(stat) => stat)
     }
 
     /// [`MetaQuery::Map`].
@@ -395,7 +415,7 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn map(&self) -> Result<ClusterMap> {
-        expect_variant!(self.line.store.query(MetaQuery::Map).await?, MetaAnswer::Map(map) => map)
+        expect_variant!(self.line.cache.query(MetaQuery::Map).await?, MetaAnswer::Map(map) => map)
     }
 
     /// [`MetaQuery::Status`].
@@ -403,6 +423,6 @@ impl MetaSession {
     /// # Errors
     /// What the query answers.
     pub async fn status(&self) -> Result<Status> {
-        expect_variant!(self.line.store.query(MetaQuery::Status).await?, MetaAnswer::Status(status) => *status)
+        expect_variant!(self.line.cache.query(MetaQuery::Status).await?, MetaAnswer::Status(status) => *status)
     }
 }

@@ -248,6 +248,14 @@ pub struct Content {
     pub stripes: Vec<Stripe>,
 }
 
+impl Content {
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let stripe = |stripe: &Stripe| size_of::<Stripe>() + size_of_val(stripe.nodes.as_slice());
+        size_of_val(self.extents.as_slice()) + self.stripes.iter().map(stripe).sum::<usize>()
+    }
+}
+
 /// An entry of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirEntry {

@@ -105,7 +105,7 @@ impl MetaService for Node {
 
     async fn watch(&self, watch: Watch) -> Result<Changes, MetaFault> {
         self.lead().await?;
-        Ok(Changes { upto: watch.seen.unwrap_or(0), changed: None })
+        Ok(Changes { upto: watch.seen.unwrap_or(0), changed: None, lease: Duration::ZERO })
     }
 }
 

@@ -39,6 +39,15 @@ pub enum Refused {
     Failed(Error),
 }
 
+/// Where a proposal is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The term of the leader that ordered it.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+}
+
 /// How a metadata node stands, as the leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -132,12 +141,12 @@ impl Consensus {
         Arc::new(Peer::new(self))
     }
 
-    /// Has a proposal ordered, stored by a majority and applied.
+    /// Has a proposal ordered, stored by a majority and applied, and says in which place.
     ///
     /// # Errors
     /// [`Refused::NotLeader`] if nothing was done, `Timeout` or `Unavailable` if the outcome is not known. The outcome of the
     /// command itself is in [`Applied`].
-    pub async fn propose(&self, proposal: Proposal) -> Result<Applied, Refused> {
+    pub async fn propose(&self, proposal: Proposal) -> Result<(Applied, Place), Refused> {
         let Ok(written) = timeout(META_ATTEMPT_DEADLINE, self.raft.client_write(proposal)).await else {
             let message = format!(
                 "no majority of metadata nodes stored the change within {} s; retry it under the same request id",
@@ -146,7 +155,10 @@ impl Consensus {
             return Err(Refused::Failed(Error::new(Kind::Timeout, message)));
         };
         match written {
-            Ok(response) => Ok(response.data),
+            Ok(response) => {
+                let place = Place { term: response.log_id.leader_id.term, index: response.log_id.index };
+                Ok((response.data, place))
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
             Err(error) => Err(unavailable(&error)),
         }
@@ -175,6 +187,17 @@ impl Consensus {
             }
             Err(error) => Err(unavailable(&error)),
         }
+    }
+
+    /// How long ago a majority was asked that has confirmed since that this node leads: no other one led before. `None` if
+    /// none has.
+    #[must_use]
+    pub fn confirmed(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if metrics.membership_config.voter_ids().eq([self.id.0]) {
+            return Some(Duration::ZERO);
+        }
+        metrics.last_quorum_acked.map(|asked| asked.elapsed())
     }
 
     /// The term in which this node leads, as far as it knows.

@@ -18,7 +18,7 @@ mod peer;
 mod raft_test;
 mod snapshot;
 
-pub use self::consensus::{Compaction, Consensus, Refused, Standing};
+pub use self::consensus::{Compaction, Consensus, Place, Refused, Standing};
 pub use self::log::LogStore;
 pub use self::machine::{StateMachine, StateStore};
 pub use self::network::Peers;

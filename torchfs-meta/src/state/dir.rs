@@ -166,7 +166,7 @@ pub(super) fn unlink(tx: &mut Tx<'_>, time: Timestamp, place: Place<'_>) -> Outc
     inode::drop_name(tx, time, there.ino)
 }
 
-pub(super) fn rmdir(tx: &mut Tx<'_>, time: Timestamp, place: Place<'_>) -> Outcome<()> {
+pub(super) fn rmdir(tx: &mut Tx<'_>, time: Timestamp, place: Place<'_>) -> Outcome<Attr> {
     inode::folder(tx, place.0)?;
     let there = existing(tx, place)?;
     if there.kind != FileKind::Directory {
@@ -174,7 +174,7 @@ pub(super) fn rmdir(tx: &mut Tx<'_>, time: Timestamp, place: Place<'_>) -> Outco
     }
     require_empty(tx, place, there)?;
     remove_entry(tx, time, place, there)?;
-    inode::drop_name(tx, time, there.ino).map(|_| ())
+    inode::drop_name(tx, time, there.ino)
 }
 
 pub(super) fn existing(tx: &Tx<'_>, place: Place<'_>) -> Outcome<Entry> {

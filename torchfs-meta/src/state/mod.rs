@@ -113,9 +113,9 @@ fn run(tx: &mut Tx<'_>, time: Timestamp, op: &MetaOp) -> Outcome<MetaReply> {
         }
         MetaOp::Link { ino, parent, name } => dir::link(tx, time, *ino, (*parent, name)).map(MetaReply::Attr),
         MetaOp::Unlink { parent, name } => dir::unlink(tx, time, (*parent, name)).map(MetaReply::Attr),
-        MetaOp::Rmdir { parent, name } => dir::rmdir(tx, time, (*parent, name)).map(done),
+        MetaOp::Rmdir { parent, name } => dir::rmdir(tx, time, (*parent, name)).map(MetaReply::Attr),
         MetaOp::Rename { parent, name, new_parent, new_name, mode } => {
-            rename::rename(tx, time, (*parent, name), (*new_parent, new_name), *mode).map(MetaReply::Attr)
+            rename::rename(tx, time, (*parent, name), (*new_parent, new_name), *mode)
         }
         MetaOp::SetAttr { ino, change } => inode::set_attr(tx, time, *ino, change).map(MetaReply::Attr),
         MetaOp::Commit { ino, change } => content::commit(tx, time, *ino, change).map(MetaReply::Attr),

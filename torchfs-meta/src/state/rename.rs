@@ -4,7 +4,7 @@ use super::dir::{self, Place};
 use super::inode;
 use super::record::{Body, Entry};
 use super::tx::{Outcome, Tx, fail};
-use torchfs_core::meta::{Attr, FileKind, RenameMode, Timestamp};
+use torchfs_core::meta::{Attr, FileKind, MetaReply, RenameMode, Timestamp};
 use torchfs_core::{InodeId, Kind};
 
 pub(super) fn rename(
@@ -13,7 +13,7 @@ pub(super) fn rename(
     from: Place<'_>,
     to: Place<'_>,
     mode: RenameMode,
-) -> Outcome<Attr> {
+) -> Outcome<MetaReply> {
     inode::folder(tx, from.0)?;
     inode::folder(tx, to.0)?;
     let source = dir::existing(tx, from)?;
@@ -26,16 +26,21 @@ pub(super) fn rename(
     check_ancestry(tx, (source, from), (target, to), mode)?;
     // Two names of one inode: rename(2) leaves both.
     if target.is_some_and(|target| target.ino == source.ino) {
-        return Ok(inode::get_named(tx, source.ino)?.attr(source.ino));
+        let moved = inode::get_named(tx, source.ino)?.attr(source.ino);
+        return Ok(MetaReply::Renamed { moved, other: None });
     }
-    match target {
-        None => {}
-        Some(target) if mode == RenameMode::Exchange => return exchange(tx, time, (source, from), (target, to)),
-        Some(target) => remove_target(tx, time, source, target, to)?,
-    }
-    dir::remove_entry(tx, time, from, source)?;
-    dir::add_entry(tx, time, to, source)?;
-    moved(tx, time, source.ino, to.0)
+    let moved = match target {
+        Some(target) if mode == RenameMode::Exchange => exchange(tx, time, (source, from), (target, to))?,
+        target => {
+            if let Some(target) = target {
+                remove_target(tx, time, source, target, to)?;
+            }
+            dir::remove_entry(tx, time, from, source)?;
+            dir::add_entry(tx, time, to, source)?;
+            moved(tx, time, source.ino, to.0)?
+        }
+    };
+    Ok(MetaReply::Renamed { moved, other: target.map(|target| target.ino) })
 }
 
 fn check_ancestry(

@@ -13,7 +13,7 @@ use torchfs_core::meta::{
     MetaQuery, MetaReply, MetaStatus, MetaStore, NodeLoad, NodeState, Status, StoreStatus, Timestamp, Watch,
     taken_over,
 };
-use torchfs_core::settings::GARBAGE_GRACE;
+use torchfs_core::settings::{GARBAGE_GRACE, WATCH_GATHER};
 use torchfs_core::{ClientId, ClusterId, Error, Kind, MetaId, NodeId, RequestId, Result, StripeId};
 
 /// Most shards that one heartbeat is told to delete.
@@ -204,6 +204,6 @@ impl MetaStore for Standalone {
     }
 
     async fn watch(&self, watch: Watch) -> Result<Changes> {
-        Ok(self.feed.changes(watch.seen).await)
+        Ok(self.feed.changes(watch, WATCH_GATHER).await)
     }
 }

@@ -48,6 +48,7 @@ where
     Box::pin(stripes::accounting(case().await)).await;
     Box::pin(stripes::nodes(case().await)).await;
     Box::pin(watch::changes(case().await)).await;
+    Box::pin(watch::leases(case().await)).await;
 }
 
 /// A cluster under check.

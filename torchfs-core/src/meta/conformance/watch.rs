@@ -1,12 +1,15 @@
-//! What a watcher is told.
+//! What a watcher is told, and what others wait for while it holds a lease.
 
 use super::{Case, ROOT, inode, lay, name};
 use crate::ids::{ClientId, InodeId};
 use crate::meta::{
-    AttrChange, Change, IfExists, MetaOp, MetaSession, NewKind, RenameMode, Timestamp, Watch, XattrMode, XattrName,
+    AttrChange, Change, Changes, IfExists, MetaOp, MetaSession, NewKind, RenameMode, Timestamp, Watch, XattrMode,
+    XattrName,
 };
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
+use tokio::time::{Instant, timeout};
 
 /// For whatever passes until a change is told; only a broken store needs it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -15,25 +18,39 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Watcher {
     meta: MetaSession,
     seen: Option<u64>,
+    by: BTreeSet<ClientId>,
 }
 
 impl Watcher {
-    /// The changes from the last call up to now, and by whom. `last` is among the latest.
-    async fn told(&mut self, last: &Change) -> (BTreeSet<Change>, BTreeSet<ClientId>) {
-        let (mut told, mut by) = (BTreeSet::new(), BTreeSet::new());
+    fn new(case: &Case) -> Self {
+        Watcher { meta: MetaSession::new(case.store().clone()), seen: None, by: BTreeSet::new() }
+    }
+
+    async fn watch(&mut self) -> Changes {
+        let changes = self.meta.watch(self.seen).await.expect("answers");
+        assert!(Some(changes.upto) >= self.seen, "it never goes back");
+        self.seen = Some(changes.upto);
+        changes
+    }
+
+    /// Watches while `work` is under way and until `last` is told. Returns the answer of the work and what was told.
+    async fn told_of<T>(&mut self, last: &Change, work: impl Future<Output = T>) -> (T, BTreeSet<Change>) {
+        let (mut work, mut done, mut told) = (pin!(work), None, BTreeSet::new());
         let watching = async {
-            while !told.contains(last) {
-                let changes = self.meta.watch(self.seen).await.expect("answers");
-                assert!(Some(changes.upto) >= self.seen, "it never goes back");
-                self.seen = Some(changes.upto);
-                for changed in changes.changed.expect("it remembers what has only just happened") {
-                    by.insert(changed.by);
-                    told.extend(changed.what);
+            while done.is_none() || !told.contains(last) {
+                tokio::select! {
+                    answer = &mut work, if done.is_none() => done = Some(answer),
+                    changes = self.watch() => {
+                        for changed in changes.changed.expect("it remembers what has only just happened") {
+                            self.by.insert(changed.by);
+                            told.extend(changed.what);
+                        }
+                    }
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, watching).await.expect("is told");
-        (told, by)
+        timeout(PATIENCE, watching).await.expect("is told");
+        (done.expect("is done"), told)
     }
 }
 
@@ -42,27 +59,26 @@ fn named(parent: InodeId, text: &str) -> Change {
 }
 
 pub(super) async fn changes(case: Case) {
-    let mut watcher = Watcher { meta: MetaSession::new(case.store().clone()), seen: None };
-    let first = watcher.meta.watch(None).await.expect("answers");
+    let mut watcher = Watcher::new(&case);
+    let first = watcher.watch().await;
     assert_eq!(first.changed, None, "who has seen nothing knows nothing");
-    watcher.seen = Some(first.upto);
-    let quiet = watcher.meta.watch(watcher.seen).await.expect("answers");
+    let quiet = watcher.watch().await;
     assert_eq!(quiet.changed, Some(vec![]), "nothing happened: {quiet:?}");
 
-    let folder = case.folder(ROOT, "d").await;
-    let file = case.file(folder, "f").await;
-    let (told, by) = watcher.told(&named(folder, "f")).await;
+    let (folder, mut told) = watcher.told_of(&named(ROOT, "d"), case.folder(ROOT, "d")).await;
+    let (file, more) = watcher.told_of(&named(folder, "f"), case.file(folder, "f")).await;
+    told.extend(more);
     let all = [named(ROOT, "d"), named(folder, "f")].into_iter().chain([ROOT, folder, file].map(Change::Inode));
     assert_told(&told, all);
-    assert_eq!(by, BTreeSet::from([case.meta.client()]));
+    assert_eq!(watcher.by, BTreeSet::from([case.meta.client()]));
 
     content_and_attributes(&case, &mut watcher, file).await;
     moves(&case, &mut watcher, folder, file).await;
 
     let ops =
         vec![MetaOp::Unlink { parent: ROOT, name: name("none") }, MetaOp::Rmdir { parent: ROOT, name: name("d") }];
-    case.meta.batch(ops).await.expect("answers");
-    let (told, _) = watcher.told(&named(ROOT, "d")).await;
+    let (done, told) = watcher.told_of(&named(ROOT, "d"), case.meta.batch(ops)).await;
+    done.expect("answers");
     assert_told(&told, [named(ROOT, "d"), Change::Inode(ROOT), Change::Inode(folder)]);
 
     let unheard = Watch { client: watcher.meta.client(), seen: Some(u64::MAX) };
@@ -77,15 +93,13 @@ fn assert_told(told: &BTreeSet<Change>, expected: impl IntoIterator<Item = Chang
 async fn content_and_attributes(case: &Case, watcher: &mut Watcher, file: InodeId) {
     let changed = Change::Inode(file);
     let stripe = case.stripe(1000).await;
-    case.meta.commit(file, lay(&stripe, 0, 1000)).await.expect("commits");
-    watcher.told(&changed).await;
+    watcher.told_of(&changed, case.meta.commit(file, lay(&stripe, 0, 1000))).await.0.expect("commits");
     let change = AttrChange { mode: Some(0o600), ..AttrChange::default() };
-    case.meta.set_attr(file, change).await.expect("sets");
-    watcher.told(&changed).await;
-    case.meta.set_xattr(file, attribute(), b"7".to_vec(), XattrMode::Either).await.expect("sets");
-    watcher.told(&changed).await;
-    case.meta.remove_xattr(file, attribute()).await.expect("removes");
-    let (told, _) = watcher.told(&changed).await;
+    watcher.told_of(&changed, case.meta.set_attr(file, change)).await.0.expect("sets");
+    let set = case.meta.set_xattr(file, attribute(), b"7".to_vec(), XattrMode::Either);
+    watcher.told_of(&changed, set).await.0.expect("sets");
+    let (removed, told) = watcher.told_of(&changed, case.meta.remove_xattr(file, attribute())).await;
+    removed.expect("removes");
     assert_eq!(told, BTreeSet::from([changed]), "nothing else");
 }
 
@@ -94,24 +108,44 @@ fn attribute() -> XattrName {
 }
 
 async fn moves(case: &Case, watcher: &mut Watcher, folder: InodeId, file: InodeId) {
-    case.meta.link(file, ROOT, name("l")).await.expect("links");
-    let (told, _) = watcher.told(&named(ROOT, "l")).await;
+    let (linked, told) = watcher.told_of(&named(ROOT, "l"), case.meta.link(file, ROOT, name("l"))).await;
+    linked.expect("links");
     assert_told(&told, [Change::Inode(file), Change::Inode(ROOT)]);
 
-    let replaced = case.file(ROOT, "target").await;
-    watcher.told(&named(ROOT, "target")).await;
-    case.meta.rename((folder, name("f")), (ROOT, name("target")), RenameMode::Replace).await.expect("renames");
-    let (told, _) = watcher.told(&named(ROOT, "target")).await;
+    let (replaced, _) = watcher.told_of(&named(ROOT, "target"), case.file(ROOT, "target")).await;
+    let rename = case.meta.rename((folder, name("f")), (ROOT, name("target")), RenameMode::Replace);
+    let (renamed, told) = watcher.told_of(&named(ROOT, "target"), rename).await;
+    renamed.expect("renames");
     let all = [file, replaced, folder, ROOT].map(Change::Inode).into_iter();
     assert_told(&told, all.chain([named(folder, "f")]));
 
-    case.meta.unlink(ROOT, name("l")).await.expect("unlinks");
-    let (told, _) = watcher.told(&named(ROOT, "l")).await;
+    let (unlinked, told) = watcher.told_of(&named(ROOT, "l"), case.meta.unlink(ROOT, name("l"))).await;
+    unlinked.expect("unlinks");
     assert_told(&told, [Change::Inode(file), Change::Inode(ROOT)]);
 
     let new = inode(NewKind::File);
     let new = crate::meta::NewInode { mtime: Some(Timestamp::default()), ..new };
-    case.meta.create(ROOT, name("target"), new, IfExists::Replace).await.expect("replaces");
-    let (told, _) = watcher.told(&Change::Inode(file)).await;
+    let create = case.meta.create(ROOT, name("target"), new, IfExists::Replace);
+    let (created, told) = watcher.told_of(&Change::Inode(file), create).await;
+    created.expect("replaces");
     assert_told(&told, [Change::Inode(file)]);
+}
+
+/// A change waits for a client that holds a lease and does not ask on, as long as the lease lasts; and not for itself.
+pub(super) async fn leases(case: Case) {
+    let mut watcher = Watcher::new(&case);
+    watcher.watch().await;
+    let asked = Instant::now();
+    let lease = watcher.watch().await.lease;
+    case.folder(ROOT, "a").await;
+    assert!(asked.elapsed() >= lease, "done after {:?}, in spite of a lease of {lease:?}", asked.elapsed());
+
+    let mut own = Watcher { meta: case.meta.clone(), ..watcher };
+    own.watch().await;
+    let work = async {
+        for number in 0..50 {
+            case.folder(ROOT, &format!("own-{number}")).await;
+        }
+    };
+    timeout(25 * lease.max(PATIENCE / 20), work).await.expect("nobody waits for itself");
 }

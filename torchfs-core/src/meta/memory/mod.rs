@@ -11,16 +11,17 @@ mod paths;
 
 use super::{
     Allocate, Allocation, Attr, Change, Changed, Changes, Command, Feed, FileKind, Heartbeat, HeartbeatReply,
-    InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewKind, NodeRecord, Timestamp, Watch,
-    XattrName,
+    InternalOp, Leases, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewKind, NodeRecord, Timestamp,
+    Watch, XattrName,
 };
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClientId, ClusterId, InodeId, NodeId, RequestId, StripeId, Version};
 use crate::layout::{ExtentMap, Profile, Stripe};
-use crate::settings::BATCH_OPS_MAX;
+use crate::settings::{BATCH_OPS_MAX, LEASE};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Most shards that one heartbeat is told to delete.
 const DELETE_MAX: usize = 256;
@@ -30,6 +31,7 @@ const DELETE_MAX: usize = 256;
 pub struct MemoryMeta {
     model: Mutex<Model>,
     feed: Feed,
+    leases: Leases,
 }
 
 impl MemoryMeta {
@@ -37,7 +39,8 @@ impl MemoryMeta {
     /// [register](MetaOp::Register) like any other.
     #[must_use]
     pub fn new(cluster: ClusterId, profile: Profile) -> Self {
-        MemoryMeta { model: Mutex::new(Model::new(cluster, profile, Timestamp::default())), feed: Feed::new(0) }
+        let model = Mutex::new(Model::new(cluster, profile, Timestamp::default()));
+        MemoryMeta { model, feed: Feed::new(0), leases: Leases::new(LEASE) }
     }
 
     /// Sets the time of later operations.
@@ -53,13 +56,18 @@ impl MemoryMeta {
         self.model().run_internal(&op)
     }
 
-    /// [`MetaStore::apply`], at once.
+    /// [`MetaStore::apply`], at once: it does not wait for those who hold a lease.
     ///
     /// # Errors
     /// What the operation answers.
     pub fn apply_now(&self, command: &Command) -> Result<MetaReply> {
+        self.apply_numbered(command).0
+    }
+
+    /// Also says the how manieth command it was.
+    fn apply_numbered(&self, command: &Command) -> (Result<MetaReply>, u64) {
         if !command.op.is_public() {
-            return fail(Kind::NotPermitted, "only the metadata cluster itself may propose this");
+            return (fail(Kind::NotPermitted, "only the metadata cluster itself may propose this"), 0);
         }
         let mut model = self.model();
         let mut what = model.involved(&command.op);
@@ -67,7 +75,7 @@ impl MemoryMeta {
         what.extend(model.involved(&command.op));
         model.applied += 1;
         self.feed.push(model.applied, Changed { by: command.request.client, what: what.into_iter().collect() });
-        answer
+        (answer, model.applied)
     }
 
     /// [`MetaStore::query`], at once.
@@ -86,7 +94,10 @@ impl MemoryMeta {
 #[async_trait]
 impl MetaStore for MemoryMeta {
     async fn apply(&self, command: Command) -> Result<MetaReply> {
-        self.apply_now(&command)
+        let (answer, number) = self.apply_numbered(&command);
+        let reply = answer?;
+        self.leases.seen_by_others(command.request.client, self.feed.last_change_until(number)).await;
+        Ok(reply)
     }
 
     async fn query(&self, query: MetaQuery) -> Result<MetaAnswer> {
@@ -102,7 +113,7 @@ impl MetaStore for MemoryMeta {
     }
 
     async fn watch(&self, watch: Watch) -> Result<Changes> {
-        Ok(self.feed.changes(watch.seen).await)
+        Ok(self.leases.watch(&self.feed, watch, Some(Duration::ZERO)).await)
     }
 }
 
@@ -228,9 +239,9 @@ impl Model {
             }
             MetaOp::Link { ino, parent, name } => self.link(*ino, *parent, name).map(MetaReply::Attr),
             MetaOp::Unlink { parent, name } => self.unlink(*parent, name).map(MetaReply::Attr),
-            MetaOp::Rmdir { parent, name } => self.rmdir(*parent, name).map(done),
+            MetaOp::Rmdir { parent, name } => self.rmdir(*parent, name).map(MetaReply::Attr),
             MetaOp::Rename { parent, name, new_parent, new_name, mode } => {
-                self.rename((*parent, name), (*new_parent, new_name), *mode).map(MetaReply::Attr)
+                self.rename((*parent, name), (*new_parent, new_name), *mode)
             }
             MetaOp::SetAttr { ino, change } => self.set_attr(*ino, change).map(MetaReply::Attr),
             MetaOp::Commit { ino, change } => self.commit(*ino, change).map(MetaReply::Attr),
@@ -245,29 +256,16 @@ impl Model {
         }
     }
 
-    /// The names in an operation, what they lead to now, and the inodes in it: all that it can change.
+    /// What an operation touches, and the inodes that the names in it lead to now: all that it can change.
     fn involved(&self, op: &MetaOp) -> BTreeSet<Change> {
-        let name = |parent: &InodeId, name: &Name| {
-            let leads_to = self.folders.get(parent).and_then(|entries| entries.get(name)).copied();
-            let inodes = [*parent].into_iter().chain(leads_to).map(Change::Inode);
-            inodes.chain([Change::Name(*parent, name.clone())]).collect::<BTreeSet<_>>()
+        let mut involved = BTreeSet::from_iter(op.touches());
+        let leads_to = |change: &Change| match change {
+            Change::Name(parent, name) => self.folders.get(parent)?.get(name).copied().map(Change::Inode),
+            Change::Inode(_) => None,
         };
-        match op {
-            MetaOp::Create { parent, name: new, .. }
-            | MetaOp::Link { parent, name: new, .. }
-            | MetaOp::Unlink { parent, name: new }
-            | MetaOp::Rmdir { parent, name: new } => name(parent, new),
-            MetaOp::Rename { parent, name: old, new_parent, new_name, .. } => {
-                name(parent, old).union(&name(new_parent, new_name)).cloned().collect()
-            }
-            MetaOp::SetAttr { ino, .. }
-            | MetaOp::Commit { ino, .. }
-            | MetaOp::SetXattr { ino, .. }
-            | MetaOp::RemoveXattr { ino, .. }
-            | MetaOp::SetProfile { ino, .. } => BTreeSet::from([Change::Inode(*ino)]),
-            MetaOp::Batch(ops) => ops.iter().flat_map(|op| self.involved(op)).collect(),
-            MetaOp::ReportShards(_) | MetaOp::Register { .. } | MetaOp::Internal(_) => BTreeSet::new(),
-        }
+        let inodes: Vec<Change> = involved.iter().filter_map(leads_to).collect();
+        involved.extend(inodes);
+        involved
     }
 
     fn run_internal(&mut self, op: &InternalOp) -> Result<MetaReply> {

@@ -5,8 +5,8 @@ use crate::error::{Kind, Result};
 use crate::ids::InodeId;
 use crate::layout::Profile;
 use crate::meta::{
-    Attr, AttrChange, ContentChange, DirEntry, FileKind, IfExists, Listing, Name, NewInode, NewKind, RenameMode,
-    SetTime, Timestamp, XattrMode, XattrName,
+    Attr, AttrChange, ContentChange, DirEntry, FileKind, IfExists, Listing, MetaReply, Name, NewInode, NewKind,
+    RenameMode, SetTime, Timestamp, XattrMode, XattrName,
 };
 use crate::settings::{LINKS_MAX, LIST_BYTES_MAX, LIST_ENTRIES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX};
 use std::collections::{BTreeMap, BTreeSet};
@@ -155,7 +155,7 @@ impl Model {
         self.attr(ino)
     }
 
-    pub(super) fn rmdir(&mut self, parent: InodeId, name: &Name) -> Result<()> {
+    pub(super) fn rmdir(&mut self, parent: InodeId, name: &Name) -> Result<Attr> {
         let ino = self.existing(parent, name)?;
         if !self.inode(ino)?.is_folder() {
             return fail(Kind::NotDirectory, format!("'{name}' is not a folder"));
@@ -164,14 +164,14 @@ impl Model {
             return fail(Kind::NotEmpty, format!("folder '{name}' has entries"));
         }
         self.leave((parent, name));
-        self.lose_name(ino).map(|_| ())
+        self.lose_name(ino)
     }
 
     fn is_at_or_above(&self, above: InodeId, ino: InodeId) -> Result<bool> {
         Ok(ino == above || (ino != InodeId::ROOT && self.is_at_or_above(above, self.inode(ino)?.parent)?))
     }
 
-    pub(super) fn rename(&mut self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<Attr> {
+    pub(super) fn rename(&mut self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<MetaReply> {
         self.entries(from.0)?;
         self.entries(to.0)?;
         let source = self.existing(from.0, from.1)?;
@@ -190,7 +190,7 @@ impl Model {
                 return fail(kind, format!("'{}' is above what is to be moved", to.1));
             }
             if target == source {
-                return self.attr(source);
+                return Ok(MetaReply::Renamed { moved: self.attr(source)?, other: None });
             }
             if mode != RenameMode::Exchange {
                 self.check_replace(source, target)?;
@@ -210,7 +210,7 @@ impl Model {
             }
             None => {}
         }
-        self.attr(source)
+        Ok(MetaReply::Renamed { moved: self.attr(source)?, other: target })
     }
 
     fn check_replace(&self, source: InodeId, target: InodeId) -> Result<()> {

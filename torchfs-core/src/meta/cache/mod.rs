@@ -1,0 +1,138 @@
+//! [`MetaCache`]: a metadata store whose answers are remembered as long as a lease is held.
+//!
+//! The rule: an answer from memory is what the store would have said at this moment, or an answer that was right when the
+//! last acknowledged change was. How that can be: `docs/decisions/0011-leases.md`.
+
+mod answers;
+
+use super::{Change, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Watch};
+use crate::error::Result;
+use crate::settings::LEASE_MARGIN;
+use answers::Answers;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A store and what one client remembers of its answers.
+#[derive(Debug)]
+pub(super) struct MetaCache {
+    store: Arc<dyn MetaStore>,
+    state: Mutex<State>,
+    hits: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    answers: Answers,
+    /// The changes up to here are taken in. `None`: nobody watches, so nothing is remembered.
+    seen: Option<u64>,
+    lease: Option<Lease>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    until: Instant,
+    /// How long the machine had slept when it was asked for: [`Instant`] does not count that.
+    slept: Duration,
+}
+
+impl Lease {
+    fn holds(&self) -> bool {
+        Instant::now() < self.until && slept().saturating_sub(self.slept) < LEASE_MARGIN / 2
+    }
+}
+
+/// How long the machine has slept since it started.
+fn slept() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+    // In this order what passes between the two does not look like sleep.
+    let boot = read(ClockId::Boottime);
+    boot.saturating_sub(read(ClockId::Monotonic))
+}
+
+/// Has the cache forget what an operation touches however it ends, a dropped future included.
+struct Forget<'a> {
+    cache: &'a MetaCache,
+    touched: Vec<Change>,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.cache.forget(&self.touched);
+    }
+}
+
+impl MetaCache {
+    pub fn new(store: Arc<dyn MetaStore>) -> Self {
+        MetaCache { store, state: Mutex::default(), hits: AtomicU64::new(0) }
+    }
+
+    /// The store underneath.
+    pub fn store(&self) -> &Arc<dyn MetaStore> {
+        &self.store
+    }
+
+    /// How many questions were answered from memory.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// What is remembered of these is asked for anew.
+    pub fn forget(&self, changes: &[Change]) {
+        self.state().answers.forget(changes);
+    }
+
+    /// [`MetaStore::apply`].
+    pub async fn apply(&self, command: Command) -> Result<MetaReply> {
+        let mut forget = Forget { cache: self, touched: command.op.touches() };
+        let reply = self.store.apply(command).await?;
+        forget.touched.extend(reply.touches());
+        Ok(reply)
+    }
+
+    /// [`MetaStore::query`].
+    pub async fn query(&self, query: MetaQuery) -> Result<MetaAnswer> {
+        let asked = {
+            let mut state = self.state();
+            if state.lease.is_some_and(|lease| lease.holds())
+                && let Some(answer) = state.answers.answer(&query)
+            {
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                return answer;
+            }
+            state.seen.map(|_| state.answers.now())
+        };
+        let Some(asked) = asked else { return self.store.query(query).await };
+        let answer = self.store.query(query.clone()).await;
+        self.state().answers.learn(asked, query, &answer);
+        answer
+    }
+
+    /// [`MetaStore::watch`]: its answers are what keeps the memory true.
+    pub async fn watch(&self, watch: Watch) -> Result<Changes> {
+        let (sent, slept) = (Instant::now(), slept());
+        let changes = self.store.watch(watch).await?;
+        let mut state = self.state();
+        let continues = state.seen.is_some_and(|seen| watch.seen.is_some_and(|from| from <= seen));
+        match &changes.changed {
+            Some(changed) if continues => state.answers.forget(changed.iter().flat_map(|changed| &changed.what)),
+            _ => state.answers.forget_all(),
+        }
+        state.seen = state.seen.max(Some(changes.upto));
+        let until = sent + changes.lease.saturating_sub(LEASE_MARGIN);
+        if state.lease.is_none_or(|lease| lease.until < until) {
+            state.lease = Some(Lease { until, slept });
+        }
+        Ok(changes)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "cache_test.rs"]
+mod cache_test;
