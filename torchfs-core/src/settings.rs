@@ -78,6 +78,9 @@ pub const LEASE: Duration = Duration::from_secs(1);
 /// By so much a client takes its lease to be shorter than it is: clocks may run at speeds that differ by some percent.
 pub const LEASE_MARGIN: Duration = Duration::from_millis(50);
 
+/// A client that asked nothing for so long wants no lease, so that others need not wait for it.
+pub const LEASE_IDLE: Duration = Duration::from_secs(30);
+
 /// About how many changes the answer to one watch holds.
 pub const WATCH_CHANGES_MAX: usize = 4096;
 

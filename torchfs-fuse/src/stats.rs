@@ -20,6 +20,7 @@ pub struct MountStats {
     /// The disk cache, if there is one.
     pub cache: Option<CacheStats>,
     /// Questions to metadata that needed no request.
+    #[serde(default)]
     pub metadata_remembered: u64,
     /// Requests to the cluster.
     pub requests: RequestStats,

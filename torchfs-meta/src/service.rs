@@ -236,8 +236,8 @@ impl MetaService for Desk {
         self.note_registered(&reply);
         if is_told {
             self.leases.leads(place.term);
-            // If it came again, this time it changed nothing and stands for a change before it.
-            let number = self.state.feed().last_change_until(place.index);
+            // If it came again, this time it changed nothing and stands for a change before it, of the same client.
+            let number = self.state.feed().last_change_by(client, place.index);
             self.leases.seen_by_others(client, number).await;
         }
         Ok(reply)

@@ -40,6 +40,19 @@ pub struct Watch {
     pub client: ClientId,
     /// The `upto` of the answer before; none at first.
     pub seen: Option<u64>,
+    /// What it wants beside the changes.
+    pub wish: Wish,
+}
+
+/// What a watcher wants of its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// A lease, the first or a longer one.
+    Lease,
+    /// Nothing: the one that it has may run out.
+    Nothing,
+    /// That the one that it has ends now. It never wants one again, and an answer at once.
+    Leave,
 }
 
 /// What changed.
@@ -110,12 +123,13 @@ impl Feed {
         *self.last.borrow()
     }
 
-    /// The number of the last change up to `number`, itself included.
+    /// The number of the last change that `client` made up to `number`, itself included, or a later one if that is not
+    /// remembered.
     #[must_use]
-    pub fn last_change_until(&self, number: u64) -> u64 {
+    pub fn last_change_by(&self, client: ClientId, number: u64) -> u64 {
         let recent = self.recent();
-        let after = recent.entries.partition_point(|(other, _)| *other <= number);
-        let last = after.checked_sub(1).map_or(recent.complete_after, |at| recent.entries[at].0);
+        let mut before = recent.entries.iter().rev().skip_while(|(other, _)| *other > number);
+        let last = before.find(|(_, changed)| changed.by == client).map_or(recent.complete_after, |(other, _)| *other);
         last.min(number)
     }
 
@@ -190,7 +204,7 @@ mod tests {
     }
 
     fn watch(seen: u64) -> Watch {
-        Watch { client: ClientId(2), seen: Some(seen) }
+        Watch { client: ClientId(2), seen: Some(seen), wish: Wish::Lease }
     }
 
     fn told_all(upto: u64) -> Changes {
@@ -239,15 +253,16 @@ mod tests {
     }
 
     #[test]
-    fn it_knows_which_change_was_the_last_until_then() {
+    fn it_knows_which_change_of_a_client_was_the_last_until_then() {
         let feed = Feed::new(3);
-        for number in [4, 6, 7] {
-            feed.push(number, by(1, [9]));
+        for (number, client) in [(4, 1), (5, 2), (7, 1), (8, 2)] {
+            feed.push(number, by(client, [9]));
         }
         feed.push(9, by(1, []));
-        assert_eq!([2, 3, 4, 5, 6, 7, 9, 10].map(|number| feed.last_change_until(number)), [2, 3, 4, 4, 6, 7, 7, 7]);
+        let last = |number| feed.last_change_by(ClientId(1), number);
+        assert_eq!([2, 3, 4, 5, 6, 7, 8, 9, 10].map(last), [2, 3, 4, 4, 4, 7, 7, 7, 7]);
         feed.reset(20);
-        assert_eq!([19, 21].map(|number| feed.last_change_until(number)), [19, 20]);
+        assert_eq!([19, 21].map(|number| feed.last_change_by(ClientId(1), number)), [19, 20]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The rule: nobody is told that a change is done while another client holds a lease and has not seen the change. So what
 //! a holder remembers, less what it was told of, is never older than what was acknowledged to anyone.
 
-use super::{Changes, Feed, Watch};
+use super::{Changes, Feed, Watch, Wish};
 use crate::ids::ClientId;
 use crate::settings::WATCH_GATHER;
 use std::collections::BTreeMap;
@@ -65,6 +65,10 @@ impl Leases {
     /// Answers [`MetaStore::watch`](super::MetaStore::watch) from `feed`, and gives or renews a lease. `confirmed` long ago
     /// it was sure that no other node led; `None` if that is not known.
     pub async fn watch(&self, feed: &Feed, watch: Watch, confirmed: Option<Duration>) -> Changes {
+        if watch.wish == Wish::Leave {
+            self.end(watch.client);
+            return feed.since(watch.seen);
+        }
         // First the lease, then what is due: a change that comes after waits for this client, one from before is due.
         let left = confirmed.map_or(Duration::ZERO, |ago| self.length.saturating_sub(ago));
         let due = (!left.is_zero()).then(|| self.renew(watch, feed)).flatten();
@@ -74,8 +78,14 @@ impl Leases {
         Changes { lease, ..changes }
     }
 
-    /// Gives the client a lease, unless it did not take in what there was to see when it got the last one, or too many have
-    /// one. Says what there is to see now.
+    /// The client trusts nothing any more.
+    fn end(&self, client: ClientId) {
+        self.state().holders.remove(&client);
+        self.moved.send_replace(());
+    }
+
+    /// Notes what the client has seen. Gives it a lease, if it wants one, unless it did not take in what there was to see
+    /// when it got the last one, or too many have one. Says what there is to see now.
     fn renew(&self, watch: Watch, feed: &Feed) -> Option<u64> {
         let mut state = self.state();
         let now = Instant::now();
@@ -87,13 +97,13 @@ impl Leases {
         let renewed = match state.holders.get_mut(&watch.client) {
             Some(holder) => {
                 holder.seen = holder.seen.max(seen);
-                let is_renewed = holder.seen >= holder.due;
+                let is_renewed = watch.wish == Wish::Lease && holder.seen >= holder.due;
                 if is_renewed {
                     *holder = Holder { seen: holder.seen, ..fresh };
                 }
                 is_renewed
             }
-            None if count < HOLDERS_MAX => {
+            None if watch.wish == Wish::Lease && count < HOLDERS_MAX => {
                 state.holders.insert(watch.client, fresh);
                 true
             }

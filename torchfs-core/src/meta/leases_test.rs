@@ -26,7 +26,7 @@ impl Rig {
     }
 
     async fn watch(&self, client: ClientId, seen: Option<u64>) -> Changes {
-        self.leases.watch(&self.feed, Watch { client, seen }, NOW).await
+        self.leases.watch(&self.feed, Watch { client, seen, wish: Wish::Lease }, NOW).await
     }
 
     /// How long a change by `client` waits for others.
@@ -65,6 +65,26 @@ async fn a_holder_that_hangs_holds_others_up_once_and_as_long_as_its_lease_lasts
     rig.waits(OTHER).await;
     assert!(asked.elapsed() <= LENGTH + Duration::from_millis(1), "{:?}", asked.elapsed());
     rig.change(3);
+    assert_eq!(rig.waits(OTHER).await, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_not_wanted_runs_out_and_one_that_is_given_up_ends_at_once() {
+    let rig = Rig::new();
+    let watch = |wish| rig.leases.watch(&rig.feed, Watch { client: HOLDER, seen: Some(1), wish }, NOW);
+    assert_eq!(watch(Wish::Lease).await.lease, LENGTH);
+    let start = Instant::now();
+    while start.elapsed() <= LENGTH {
+        assert_eq!(watch(Wish::Nothing).await.lease, Duration::ZERO);
+    }
+    rig.change(2);
+    assert_eq!(rig.waits(OTHER).await, Duration::ZERO, "the lease ran out");
+
+    rig.watch(HOLDER, Some(2)).await;
+    rig.change(3);
+    let start = Instant::now();
+    assert_eq!(watch(Wish::Leave).await.lease, Duration::ZERO);
+    assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for news at the end");
     assert_eq!(rig.waits(OTHER).await, Duration::ZERO);
 }
 
@@ -120,10 +140,10 @@ async fn a_new_leader_waits_for_the_leases_of_the_one_before() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_counts_from_when_it_was_sure_that_nobody_else_leads() {
     let rig = Rig::new();
-    let watch = Watch { client: HOLDER, seen: None };
+    let watch = Watch { client: HOLDER, seen: None, wish: Wish::Lease };
     let ago = Duration::from_millis(300);
     assert_eq!(rig.leases.watch(&rig.feed, watch, Some(ago)).await.lease, LENGTH - ago);
-    let watch = Watch { client: HOLDER, seen: Some(1) };
+    let watch = Watch { client: HOLDER, seen: Some(1), wish: Wish::Lease };
     assert_eq!(rig.leases.watch(&rig.feed, watch, Some(2 * LENGTH)).await.lease, Duration::ZERO);
     assert_eq!(rig.leases.watch(&rig.feed, watch, None).await.lease, Duration::ZERO);
 }

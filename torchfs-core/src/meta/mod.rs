@@ -14,7 +14,7 @@ mod session;
 mod types;
 mod unnamed;
 
-pub use feed::{Change, Changed, Changes, Feed, Watch};
+pub use feed::{Change, Changed, Changes, Feed, Watch, Wish};
 pub use leases::Leases;
 pub use name::{Name, XattrName};
 pub use op::{Command, IfExists, InternalOp, MetaAnswer, MetaOp, MetaQuery, MetaReply, RenameMode, XattrMode};

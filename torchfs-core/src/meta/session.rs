@@ -6,7 +6,7 @@ use super::unnamed::Unnamed;
 use super::{
     Allocate, Allocation, Attr, AttrChange, Change, Changes, ClusterMap, Command, Content, ContentChange, FsStat,
     IfExists, Listing, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, NewInode, RenameMode, Resolved,
-    Status, Watch, XattrMode, XattrName,
+    Status, XattrMode, XattrName,
 };
 use crate::error::{Error, Kind, Result};
 use crate::gather::Gather;
@@ -277,7 +277,13 @@ impl MetaSession {
     /// # Errors
     /// If metadata does not answer.
     pub async fn watch(&self, seen: Option<u64>) -> Result<Changes> {
-        self.line.cache.watch(Watch { client: self.line.client, seen }).await
+        self.line.cache.watch(self.line.client, seen).await
+    }
+
+    /// Ends what [`MetaSession::watch`] began: from now on nothing is answered from memory, and others need not wait for this
+    /// client any more. Call it before the client ends; otherwise it holds them up for at most a [`LEASE`], once.
+    pub async fn leave(&self) {
+        self.line.cache.leave(self.line.client).await;
     }
 
     /// The store and what is remembered of its answers.

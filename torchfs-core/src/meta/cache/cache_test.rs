@@ -163,6 +163,39 @@ async fn a_question_that_was_asked_before_is_answered_from_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_client_that_is_idle_or_has_left() {
+    let far = Far::new(7, 0);
+    let (one, two) = (far.client(), far.client());
+    let watching = Watching::start(&one);
+    let made = make(&two, "a").await;
+    settle().await;
+    one.attr(made.ino).await.expect("is there");
+    sleep(LEASE_IDLE + LEASE).await;
+    // It hangs, as one would that still holds a lease, and be waited for.
+    watching.hang(true);
+    let start = Instant::now();
+    two.set_attr(made.ino, mode(1)).await.expect("sets");
+    assert_eq!(start.elapsed(), Duration::ZERO, "it was idle");
+    watching.hang(false);
+
+    assert_eq!(one.attr(made.ino).await.expect("is there").mode, 1);
+    settle().await;
+    sleep(LEASE / 2).await;
+    let before = one.remembered();
+    one.attr(made.ino).await.expect("is there");
+    assert_eq!(one.remembered(), before + 1, "it is not idle any more");
+    watching.hang(true);
+    one.leave().await;
+    let start = Instant::now();
+    two.set_attr(made.ino, mode(2)).await.expect("sets");
+    assert_eq!(start.elapsed(), Duration::ZERO, "it has left");
+    watching.hang(false);
+    sleep(LEASE).await;
+    assert_eq!(one.attr(made.ino).await.expect("is there").mode, 2);
+    assert_eq!(one.remembered(), before + 1, "and trusts nothing any more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_client_itself_changes_it_asks_for_anew() {
     let far = Far::new(2, 1000);
     let client = far.client();
@@ -270,7 +303,7 @@ async fn an_operation_that_is_given_up_is_forgotten_too() {
     let made = make(&client, "a").await;
     client.attr(made.ino).await.expect("is there");
     let before = far.queries();
-    let given_up = tokio::time::timeout(Duration::from_micros(1), client.set_attr(made.ino, mode(0o600)));
+    let given_up = timeout(Duration::from_micros(1), client.set_attr(made.ino, mode(0o600)));
     given_up.await.expect_err("takes longer");
     // It goes on without whoever asked.
     settle().await;

@@ -5,14 +5,15 @@
 
 mod answers;
 
-use super::{Change, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Watch};
+use super::{Change, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Watch, Wish};
 use crate::error::Result;
-use crate::settings::LEASE_MARGIN;
+use crate::ids::ClientId;
+use crate::settings::{LEASE, LEASE_IDLE, LEASE_MARGIN};
 use answers::Answers;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// A store and what one client remembers of its answers.
 #[derive(Debug)]
@@ -28,6 +29,17 @@ struct State {
     /// The changes up to here are taken in. `None`: nobody watches, so nothing is remembered.
     seen: Option<u64>,
     lease: Option<Lease>,
+    /// When something was asked last; a lease that nobody uses would only hold others up.
+    asked: Option<Instant>,
+    /// There are no more leases.
+    has_left: bool,
+}
+
+impl State {
+    fn wish(&self) -> Wish {
+        let is_used = self.asked.is_none_or(|asked| asked.elapsed() < LEASE_IDLE);
+        if is_used && !self.has_left { Wish::Lease } else { Wish::Nothing }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +108,7 @@ impl MetaCache {
     pub async fn query(&self, query: MetaQuery) -> Result<MetaAnswer> {
         let asked = {
             let mut state = self.state();
+            state.asked = Some(Instant::now());
             if state.lease.is_some_and(|lease| lease.holds())
                 && let Some(answer) = state.answers.answer(&query)
             {
@@ -111,21 +124,36 @@ impl MetaCache {
     }
 
     /// [`MetaStore::watch`]: its answers are what keeps the memory true.
-    pub async fn watch(&self, watch: Watch) -> Result<Changes> {
+    pub async fn watch(&self, client: ClientId, from: Option<u64>) -> Result<Changes> {
         let (sent, slept) = (Instant::now(), slept());
-        let changes = self.store.watch(watch).await?;
+        let wish = self.state().wish();
+        let changes = self.store.watch(Watch { client, seen: from, wish }).await?;
         let mut state = self.state();
-        let continues = state.seen.is_some_and(|seen| watch.seen.is_some_and(|from| from <= seen));
+        let continues = state.seen.is_some_and(|seen| from.is_some_and(|from| from <= seen));
         match &changes.changed {
             Some(changed) if continues => state.answers.forget(changed.iter().flat_map(|changed| &changed.what)),
             _ => state.answers.forget_all(),
         }
         state.seen = state.seen.max(Some(changes.upto));
         let until = sent + changes.lease.saturating_sub(LEASE_MARGIN);
-        if state.lease.is_none_or(|lease| lease.until < until) {
+        if !state.has_left && state.lease.is_none_or(|lease| lease.until < until) {
             state.lease = Some(Lease { until, slept });
         }
         Ok(changes)
+    }
+
+    /// Gives the lease up, for good. After a [`LEASE`] it has ended in any case.
+    pub async fn leave(&self, client: ClientId) {
+        let had_lease = {
+            let mut state = self.state();
+            state.has_left = true;
+            state.lease.take().is_some()
+        };
+        if had_lease {
+            let leaving = self.store.watch(Watch { client, seen: None, wish: Wish::Leave });
+            // Whatever came of it.
+            let _ = timeout(LEASE, leaving).await;
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -3,7 +3,7 @@
 use super::{Case, ROOT, inode, lay, name};
 use crate::ids::{ClientId, InodeId};
 use crate::meta::{
-    AttrChange, Change, Changes, IfExists, MetaOp, MetaSession, NewKind, RenameMode, Timestamp, Watch, XattrMode,
+    AttrChange, Change, Changes, IfExists, MetaOp, MetaSession, NewKind, RenameMode, Timestamp, Watch, Wish, XattrMode,
     XattrName,
 };
 use std::collections::BTreeSet;
@@ -81,7 +81,7 @@ pub(super) async fn changes(case: Case) {
     done.expect("answers");
     assert_told(&told, [named(ROOT, "d"), Change::Inode(ROOT), Change::Inode(folder)]);
 
-    let unheard = Watch { client: watcher.meta.client(), seen: Some(u64::MAX) };
+    let unheard = Watch { client: watcher.meta.client(), seen: Some(u64::MAX), wish: Wish::Lease };
     assert_eq!(case.store().watch(unheard).await.expect("answers").changed, None, "seen what never was");
 }
 

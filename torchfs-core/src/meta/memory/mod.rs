@@ -96,7 +96,8 @@ impl MetaStore for MemoryMeta {
     async fn apply(&self, command: Command) -> Result<MetaReply> {
         let (answer, number) = self.apply_numbered(&command);
         let reply = answer?;
-        self.leases.seen_by_others(command.request.client, self.feed.last_change_until(number)).await;
+        let client = command.request.client;
+        self.leases.seen_by_others(client, self.feed.last_change_by(client, number)).await;
         Ok(reply)
     }
 
