@@ -181,6 +181,8 @@ async fn nobody_waits_for_a_client_that_is_idle_or_has_left() {
     assert_eq!(one.attr(made.ino).await.expect("is there").mode, 1);
     settle().await;
     sleep(LEASE / 2).await;
+    // What it was told meanwhile it has forgotten.
+    one.attr(made.ino).await.expect("is there");
     let before = one.remembered();
     one.attr(made.ino).await.expect("is there");
     assert_eq!(one.remembered(), before + 1, "it is not idle any more");
