@@ -61,7 +61,11 @@ impl Rig {
     }
 
     fn pin(&self, ino: u64, len: u64) -> Option<Pinned> {
-        self.cache().pin(CacheKey { ino: InodeId(ino), version: Version(1) }, len)
+        self.pin_version(ino, 1, len)
+    }
+
+    fn pin_version(&self, ino: u64, version: u64, len: u64) -> Option<Pinned> {
+        self.cache().pin(CacheKey { ino: InodeId(ino), version: Version(version) }, len)
     }
 
     /// Reads a file whole, in pieces as the kernel does; returns how many bytes were fetched for it.
@@ -133,6 +137,27 @@ async fn many_readers_of_one_file_fetch_it_once() {
     }
     assert_eq!(source.fetched.load(Ordering::Relaxed), 3 * MIB);
     assert_eq!(source.fetches.load(Ordering::Relaxed), 1, "a small file is fetched whole");
+}
+
+#[tokio::test]
+async fn a_file_that_changes_all_the_time_pushes_nothing_out() {
+    let rig = Rig::new(8 * MIB);
+    let source = |ino| Arc::new(Source { ino, ..Source::default() });
+    assert_eq!(rig.read(1, 4 * MIB).await, 4 * MIB);
+    let first = rig.pin_version(2, 1, MIB).expect("fits");
+    read_whole(&first, &source(2), MIB).await;
+    for version in 2..50 {
+        read_whole(&rig.pin_version(2, version, MIB).expect("fits"), &source(2), MIB).await;
+        assert!(rig.cache().stats().used_bytes <= 6 * MIB, "what is open, what is newest and the other file");
+    }
+    assert_eq!(rig.read(1, 4 * MIB).await, 0, "the other file is still there");
+    let kept = source(2);
+    read_whole(&first, &kept, MIB).await;
+    assert_eq!(kept.fetched.load(Ordering::Relaxed), 0, "what is open stays");
+    drop(first);
+    read_whole(&rig.pin_version(2, 50, MIB).expect("fits"), &source(2), MIB).await;
+    assert_eq!(rig.cache().stats().used_bytes, 5 * MIB);
+    assert_eq!(rig.backing_files().len(), 2);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use disk::{Disk, Record};
 use entry::Entry;
 use policy::{CacheEvent, EvictionPolicy};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
@@ -68,7 +68,7 @@ pub struct CacheStats {
     pub storage_bytes: u64,
     /// Bytes fetched that could not be kept: no room, or the disk refused.
     pub unkept_bytes: u64,
-    /// Files removed to make room.
+    /// Files removed to make room, or because a newer version of them came.
     pub evictions: u64,
     /// Files held, in part or whole.
     pub files: u64,
@@ -109,7 +109,7 @@ fn count(counter: &AtomicU64, by: u64) {
 /// What is held and how much.
 #[derive(Debug)]
 struct Index {
-    slots: HashMap<CacheKey, Slot>,
+    slots: BTreeMap<CacheKey, Slot>,
     policy: Box<dyn EvictionPolicy>,
     used_bytes: u64,
     /// The part of it that is open and cannot be removed.
@@ -132,7 +132,7 @@ impl Cache {
     /// system reports.
     pub fn open(dir: &Path, limit_bytes: u64, cluster: ClusterId, policy: Box<dyn EvictionPolicy>) -> Result<Cache> {
         let (disk, records) = Disk::open(dir, cluster)?;
-        let mut index = Index { slots: HashMap::new(), policy, used_bytes: 0, pinned_bytes: 0 };
+        let mut index = Index { slots: BTreeMap::new(), policy, used_bytes: 0, pinned_bytes: 0 };
         records.into_iter().for_each(|record| index.add_found(record));
         let (counters, index) = (Counters::default(), Mutex::new(index));
         let shared = Arc::new(Shared { disk, limit_bytes, index, counters });
@@ -152,7 +152,7 @@ impl Cache {
         let mut index = self.shared.index();
         let disk = &self.shared.disk;
         let slot = index.slots.entry(key);
-        let is_new = matches!(slot, std::collections::hash_map::Entry::Vacant(_));
+        let is_new = matches!(slot, std::collections::btree_map::Entry::Vacant(_));
         let slot = slot.or_insert_with(|| Slot {
             entry: Arc::new(Entry::empty(key, len, disk.new_name())),
             pins: 0,
@@ -223,15 +223,17 @@ impl Shared {
         false
     }
 
-    /// Takes room for bytes of an open file, and says what has to be removed for it. `None` if there is no room even then.
+    /// Takes room for bytes of an open file, and says what has to be removed: what is in the way, and versions that this one
+    /// replaced. `None` if there is no room even then.
     fn reserve(&self, key: CacheKey, bytes: u64) -> Option<Vec<Arc<Entry>>> {
         let mut index = self.index();
         if index.pinned_bytes + bytes > self.limit_bytes {
             return None;
         }
-        let (evicted, _) = index.make_room(bytes, self.limit_bytes);
+        let mut removed = index.take_older(key);
+        removed.extend(index.make_room(bytes, self.limit_bytes).0);
         index.grow(key, bytes);
-        Some(evicted)
+        Some(removed)
     }
 
     /// Gives back room that [`Shared::reserve`] took.
@@ -295,14 +297,27 @@ impl Index {
             let slots = &self.slots;
             let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(|slot| slot.pins > 0);
             let Some(victim) = self.policy.victim(&is_pinned) else { break };
-            self.policy.note(CacheEvent::Removed(victim));
-            if let Some(slot) = self.slots.remove(&victim) {
-                self.used_bytes -= slot.stored_bytes;
+            if let Some(slot) = self.take(victim) {
                 freed += slot.stored_bytes;
                 evicted.push(slot.entry);
             }
         }
         (evicted, freed)
+    }
+
+    /// Takes out the earlier versions of a file that are not open: nobody opens them again, and a file that is written to all the
+    /// time must not push others out.
+    fn take_older(&mut self, key: CacheKey) -> Vec<Arc<Entry>> {
+        let versions = self.slots.range(CacheKey { version: Version(0), ..key }..key);
+        let older: Vec<CacheKey> = versions.filter(|(_, slot)| slot.pins == 0).map(|(&key, _)| key).collect();
+        older.into_iter().filter_map(|key| self.take(key)).map(|slot| slot.entry).collect()
+    }
+
+    fn take(&mut self, key: CacheKey) -> Option<Slot> {
+        self.policy.note(CacheEvent::Removed(key));
+        let slot = self.slots.remove(&key)?;
+        self.used_bytes -= slot.stored_bytes;
+        Some(slot)
     }
 }
 
