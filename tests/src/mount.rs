@@ -139,6 +139,18 @@ impl Mount {
         self.process.as_mut().expect("it was started").try_wait().expect("it can be asked").is_some()
     }
 
+    /// The most memory that its process ever had.
+    ///
+    /// # Panics
+    /// If the process has ended.
+    #[must_use]
+    pub fn resident_bytes_peak(&self) -> u64 {
+        let id = self.process.as_ref().expect("it runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+        kilobytes.and_then(|number| number.trim().parse::<u64>().ok()).expect("the kernel says") * 1024
+    }
+
     /// Unmounts as a user does, and waits for the process to end well.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 mod args;
 mod cmd;
 mod exit;
+mod memory;
 mod output;
 mod progress;
 mod signal;
@@ -11,6 +12,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::give_back();
     let words: Vec<_> = std::env::args_os().collect();
     let cli = args::Cli::parse_from(args::helper(&words).unwrap_or(words));
     let verb = cli.verb.name();
