@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use torchfs_tests::{Mount, Noise, mounted_or_skip};
+use torchfs_tests::{Mount, Noise, mounted_or_skip, wait_until};
 
 fn stats(mount: &Mount) -> Value {
     let text = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
@@ -53,6 +53,32 @@ fn reading_again_is_a_hit_and_asks_no_storage_node() {
     assert_eq!(shown.pointer("/cache"), second.pointer("/cache"));
     let text = cluster.torchfs(["stats", &point]).ok();
     assert!(text.contains("storage reads") && text.contains("hits"), "{text}");
+}
+
+#[test]
+fn mounts_that_share_a_cache_folder_fetch_a_file_once_between_them() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let shared = format!("cache_dir={}", cluster.dir().join("mnt-cache").display());
+    let two = Mount::start_with(&cluster, "two", &["-o", &shared]);
+    let content = Noise::new(8).bytes(9_000_000);
+    let source = cluster.dir().join("source");
+    fs::write(&source, &content).expect("writes");
+    cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
+    assert!(fs::read(one.join("file")).expect("reads") == content);
+    wait_until("it is whole in the cache", || number(&stats(&one), "/cache/used_bytes") == 9_000_000);
+    assert!(fs::read(two.join("file")).expect("reads") == content);
+    let of_two = stats(&two);
+    assert_eq!(number(&of_two, "/cache/storage_bytes"), 0, "{of_two}");
+    assert_eq!(number(&of_two, "/cache/sibling_bytes"), 9_000_000);
+    let said = cluster.torchfs(["stats", two.path().to_str().expect("UTF-8")]).ok();
+    assert!(said.contains("other mounts"), "{said}");
+    // Each ends by itself, and a later one finds what it had.
+    two.unmount();
+    let again = Mount::start_with(&cluster, "two", &["-o", &shared]);
+    assert!(fs::read(again.join("file")).expect("reads") == content);
+    assert_eq!(number(&stats(&again), "/cache/sibling_bytes"), 0, "its own");
+    again.unmount();
+    one.unmount();
 }
 
 #[test]

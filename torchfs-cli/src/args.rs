@@ -223,7 +223,8 @@ Through mount(8) and fstab(5), once /sbin/mount.fuse.torchfs is a link to this p
 pub struct Mount {
     /// An existing folder
     pub mountpoint: PathBuf,
-    /// Where whole files are kept that were read [default: below /var/cache/torchfs or ~/.cache/torchfs]
+    /// Where whole files are kept that were read [default: below /var/cache/torchfs or ~/.cache/torchfs]. Mounts that share
+    /// it copy from each other instead of fetching; each has a limit of its own
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// How much the cache may hold, like 200G or 25% of its disk; 5 % of that, at most 1 GiB, stay free in any case

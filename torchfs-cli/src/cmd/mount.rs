@@ -73,6 +73,7 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Served> {
     let allow_other = args.allow_other().unwrap_or(options.allow_other);
     let mounted = mount(client.clone(), &mountpoint, MountOptions { allow_other, ..options })?;
     check_usable(&mountpoint).await?;
+    let cache_dir = client.cache_dir().map_or(cache_dir, Path::to_owned);
     Ok(Served { mounted, client, cache_dir })
 }
 

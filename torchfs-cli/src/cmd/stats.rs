@@ -125,7 +125,11 @@ fn write_cache(out: &mut impl Write, cache: &CacheStats) -> io::Result<()> {
         rate_text(cache.hits, cache.misses),
         size_text(cache.cache_bytes),
         size_text(cache.storage_bytes),
-    )
+    )?;
+    if cache.sibling_bytes > 0 {
+        writeln!(out, "{} were copied from other mounts that share the cache folder", size_text(cache.sibling_bytes))?;
+    }
+    Ok(())
 }
 
 /// What part of the reads did not wait for storage.

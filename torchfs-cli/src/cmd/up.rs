@@ -84,6 +84,7 @@ async fn get_ready(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcom
     let client = Client::builder().metas(cluster.meta_addrs()).cache_dir(&cache_dir).connect().await?;
     let mounted = mount(client.clone(), mountpoint, MountOptions::default())?;
     say(global, cluster, Some(mountpoint));
+    let cache_dir = client.cache_dir().map_or(cache_dir, Path::to_owned);
     Ok(Some(Served { mounted, client, cache_dir }))
 }
 

@@ -276,3 +276,38 @@ fn a_version_of_another_length_is_not_mixed_with_the_one_that_is_known() {
     assert!(rig.cache().pin(key, 5 * MIB).is_some());
     drop(first);
 }
+
+/// Reads a file whole through one of several caches in a folder; returns how many bytes were fetched for it.
+async fn read_through(cache: &Cache, ino: u64, len: u64) -> u64 {
+    let source = Arc::new(Source { ino, ..Source::default() });
+    let pinned = cache.pin(CacheKey { ino: InodeId(ino), version: Version(1) }, len).expect("fits");
+    read_whole(&pinned, &source, len).await;
+    source.fetched.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn what_another_cache_in_the_folder_has_whole_is_copied_and_nothing_of_it_is_trusted() {
+    let one = Rig::new(64 * MIB);
+    let open =
+        |cluster| Cache::open(one.dir.path(), 16 * MIB, cluster, Box::new(Lru::default())).expect("there is room");
+    let (two, stranger) = (open(CLUSTER), open(ClusterId(78)));
+    let len = 7 * MIB + 5;
+    for ino in 1..=3 {
+        assert_eq!(one.read(ino, len).await, len);
+    }
+    // Long enough for the index to be looked at again.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert_eq!(read_through(&two, 1, len).await, 0);
+    assert_eq!((two.stats().storage_bytes, two.stats().sibling_bytes), (0, len));
+    assert_eq!(read_through(&stranger, 1, len).await, len, "an inode of another cluster is another file");
+
+    let damaged = one.pin(2, len).expect("fits").path();
+    let mut bytes = std::fs::read(&damaged).expect("read");
+    bytes[100] ^= 1;
+    std::fs::write(&damaged, bytes).expect("written");
+    let fetched = read_through(&two, 2, len).await;
+    assert!((MIB..len).contains(&fetched), "{fetched} bytes: what is damaged, and not more than its neighbours");
+    std::fs::remove_file(one.pin(3, len).expect("fits").path()).expect("removed");
+    assert_eq!(read_through(&two, 3, len).await, len, "it has left the other cache");
+    assert!(two.stats().used_bytes <= 16 * MIB, "the limit is its own");
+}

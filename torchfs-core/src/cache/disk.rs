@@ -4,6 +4,7 @@
 //! lock                    held by the process that uses the folder
 //! index                   header, then one record per file that became complete
 //! files/<2 hex>/<name>    content, byte for byte; sparse until complete
+//! mounts/<number>/        the same again, for each further process that uses the folder at the same time
 //! ```
 //! Only what the index names is believed after a restart; all else under `files` is removed. Nothing is synced: after a
 //! power cut the checksums in the index tell what is whole.
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +29,12 @@ const HEADER_BYTES: usize = 8 + 4 + 16 + 4;
 /// Longest record: a file of 4 TiB has 4 Mi chunks, five bytes each.
 const RECORD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// Processes that may use one folder at the same time.
+const SEATS_MAX: u32 = 16;
+
+/// How much of an index is read at a time: more than the longest record.
+const READ_BYTES_MAX: u64 = 2 * RECORD_BYTES_MAX as u64;
+
 /// The folder, locked by this process.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -38,7 +45,7 @@ pub(super) struct Disk {
 }
 
 /// What a cache folder may hold: its own, and what a client and a mount keep beside.
-const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "staging", "recover", "mount.log"];
+const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "mounts", "staging", "recover", "mount.log"];
 
 /// A complete file as the index names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,18 +69,14 @@ impl Record {
 }
 
 impl Disk {
-    /// Takes the folder, making it if need be; returns what it holds of this cluster.
+    /// Takes a seat in the folder, making it if need be; returns what it holds of this cluster.
     ///
     /// # Errors
-    /// `Conflict` if another process uses it, `InvalidInput` if it holds something else than a cache, or what the
+    /// `Conflict` if too many processes use it, `InvalidInput` if it holds something else than a cache, or what the
     /// operating system reports.
-    pub fn open(dir: &Path, cluster: ClusterId) -> Result<(Disk, Vec<Record>)> {
-        std::fs::create_dir_all(dir).io(|| format!("make the cache folder {}", dir.display()))?;
-        if let Some(other) = foreign_entry(dir, |name| KNOWN_ENTRIES.iter().any(|known| name == *known))? {
-            let message = format!("{} is not a cache folder, it holds {other}: choose an empty one", dir.display());
-            return Err(Error::new(Kind::InvalidInput, message));
-        }
-        let lock = take_lock(dir)?;
+    pub fn open(root: &Path, cluster: ClusterId) -> Result<(Disk, Vec<Record>)> {
+        let (dir, lock) = take_seat(root)?;
+        let dir = dir.as_path();
         let index_path = dir.join("index");
         let files = dir.join("files");
         let found = match std::fs::read(&index_path) {
@@ -98,6 +101,11 @@ impl Disk {
         Ok((disk, records))
     }
 
+    /// The folder of this process: the one that was given or, if others use that too, one inside.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A name that no file has.
     pub fn new_name(&self) -> u64 {
         self.next_name.fetch_add(1, Ordering::Relaxed)
@@ -105,7 +113,7 @@ impl Disk {
 
     /// Where a file of this name is.
     pub fn path(&self, name: u64) -> PathBuf {
-        file_path(&self.dir.join("files"), name)
+        content_path(&self.dir, name)
     }
 
     /// Opens a file, making it with its full length if it is not there.
@@ -182,19 +190,49 @@ fn file_path(files: &Path, name: u64) -> PathBuf {
     files.join(format!("{:02x}", name & 0xff)).join(format!("{name:016x}"))
 }
 
-fn take_lock(dir: &Path) -> Result<File> {
+/// Where the content of a name is in the folder of a process.
+pub(super) fn content_path(dir: &Path, name: u64) -> PathBuf {
+    file_path(&dir.join("files"), name)
+}
+
+/// The folders of all processes that use or used a cache folder.
+pub(crate) fn seats(root: &Path) -> Vec<PathBuf> {
+    let seats = (1..=SEATS_MAX).map(|number| seat(root, number));
+    seats.filter(|seat| seat.join("index").exists()).collect()
+}
+
+fn seat(root: &Path, number: u32) -> PathBuf {
+    if number == 1 { root.to_owned() } else { root.join("mounts").join(number.to_string()) }
+}
+
+/// The first folder that no other process has, and its lock.
+fn take_seat(root: &Path) -> Result<(PathBuf, File)> {
+    for number in 1..=SEATS_MAX {
+        let dir = seat(root, number);
+        std::fs::create_dir_all(&dir).io(|| format!("make the cache folder {}", dir.display()))?;
+        if let Some(other) = foreign_entry(&dir, |name| KNOWN_ENTRIES.iter().any(|known| name == *known))? {
+            let message = format!("{} is not a cache folder, it holds {other}: choose an empty one", dir.display());
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+        if let Some(lock) = take_lock(&dir)? {
+            return Ok((dir, lock));
+        }
+    }
+    let message = format!(
+        "{SEATS_MAX} mounts use the cache folder {} already, which is as many as can: choose another one (--cache-dir)",
+        root.display()
+    );
+    Err(Error::new(Kind::Conflict, message))
+}
+
+/// `None` if another process has it.
+fn take_lock(dir: &Path) -> Result<Option<File>> {
     let path = dir.join("lock");
     let lock = File::options().write(true).create(true).truncate(false).open(&path);
     let lock = lock.io(|| format!("open {}", path.display()))?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let message = format!(
-                "the cache folder {} is in use, most likely by another mount of the same: choose another one (--cache-dir)",
-                dir.display()
-            );
-            Err(Error::new(Kind::Conflict, message))
-        }
+        Ok(()) => Ok(Some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(Error::io(format!("lock {}", path.display()), error.into())),
     }
 }
@@ -222,13 +260,57 @@ fn encode(record: &Record) -> Result<Vec<u8>> {
 
 /// The records of an index, up to the first that is damaged; none if it is of another cluster or format.
 fn parse(bytes: &[u8], cluster: ClusterId) -> Vec<Record> {
-    let Some(mut rest) = bytes.strip_prefix(&header(cluster)[..]) else { return Vec::new() };
+    let records = bytes.strip_prefix(&header(cluster)[..]).map(parse_records);
+    records.map_or_else(Vec::new, |(records, _)| records)
+}
+
+/// Records up to the first that is not whole, and what is left from there.
+fn parse_records(mut bytes: &[u8]) -> (Vec<Record>, &[u8]) {
     let mut records = Vec::new();
-    while let Some((record, after)) = parse_record(rest) {
+    while let Some((record, after)) = parse_record(bytes) {
         records.push(record);
-        rest = after;
+        bytes = after;
     }
-    records
+    (records, bytes)
+}
+
+/// How far the index of another process was read.
+#[derive(Debug, Default)]
+pub(super) struct IndexReader {
+    /// Device and inode: a process that starts writes its index anew.
+    file: Option<(u64, u64)>,
+    offset: u64,
+}
+
+/// What [`IndexReader`] found.
+#[derive(Debug)]
+pub(super) struct More {
+    /// It is another index than the one that was read before.
+    pub is_from_the_start: bool,
+    pub records: Vec<Record>,
+}
+
+impl IndexReader {
+    /// The records that came since the last call. `None` if there is no index of this cluster.
+    pub fn read_on(&mut self, dir: &Path, cluster: ClusterId) -> Option<More> {
+        let file = File::open(dir.join("index")).ok()?;
+        let found = file.metadata().ok()?;
+        let id = (found.dev(), found.ino());
+        let is_from_the_start = self.file != Some(id) || found.len() < self.offset;
+        if is_from_the_start {
+            let mut first = [0; HEADER_BYTES];
+            file.read_exact_at(&mut first, 0).ok()?;
+            if first[..] != header(cluster) {
+                return None;
+            }
+            *self = IndexReader { file: Some(id), offset: HEADER_BYTES as u64 };
+        }
+        let mut bytes = vec![0; (found.len() - self.offset).min(READ_BYTES_MAX) as usize];
+        file.read_exact_at(&mut bytes, self.offset).ok()?;
+        let (records, rest) = parse_records(&bytes);
+        self.offset += (bytes.len() - rest.len()) as u64;
+        Some(More { is_from_the_start, records })
+    }
 }
 
 fn parse_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
@@ -330,10 +412,47 @@ mod tests {
         assert_eq!(records, [record(0, 100)], "1 has another length, 2 is half a record, 3 was never complete");
         assert!(disk.path(0).exists());
         (1..4).for_each(|number| assert!(!disk.path(number).exists(), "{number}"));
-        assert_eq!(Disk::open(dir.path(), cluster).expect_err("locked").kind(), Kind::Conflict);
         drop(disk);
         let (disk, records) = Disk::open(dir.path(), ClusterId(6)).expect("another cluster");
         assert!(records.is_empty() && !disk.path(0).exists());
+    }
+
+    #[test]
+    fn those_who_share_a_folder_have_one_each_inside_and_the_next_takes_what_is_free() {
+        let root = tempfile::tempdir().expect("folder");
+        let open = || Disk::open(root.path(), ClusterId(1)).map(|(disk, _)| disk);
+        let mut disks: Vec<Disk> = (0..SEATS_MAX).map(|_| open().expect("there is room")).collect();
+        let dirs: HashSet<&Path> = disks.iter().map(Disk::dir).collect();
+        assert!(dirs.len() == SEATS_MAX as usize && dirs.contains(root.path()));
+        assert_eq!(seats(root.path()).len(), SEATS_MAX as usize);
+        assert_eq!(open().expect_err("is full").kind(), Kind::Conflict);
+        let third = disks.remove(2).dir().to_owned();
+        assert_eq!(open().expect("a seat is free").dir(), third);
+    }
+
+    #[test]
+    fn an_index_is_read_on_as_it_grows_and_anew_when_it_is_another() {
+        let root = tempfile::tempdir().expect("folder");
+        let (disk, _) = Disk::open(root.path(), ClusterId(1)).expect("opened");
+        let mut reader = IndexReader::default();
+        let mut read = |cluster| reader.read_on(root.path(), ClusterId(cluster)).map(|more| more.records);
+        assert_eq!(read(2), None);
+        assert_eq!(read(1), Some(vec![]));
+        (0..2).for_each(|number| disk.complete(&record(number, 100)).expect("noted"));
+        assert_eq!(read(1), Some(vec![record(0, 100), record(1, 100)]));
+        assert_eq!(read(1), Some(vec![]));
+        // Half a record is being written.
+        let next = encode(&record(2, 100)).expect("encodes");
+        let mut index = File::options().append(true).open(root.path().join("index")).expect("opens");
+        index.write_all(&next[..5]).expect("writes");
+        assert_eq!(read(1), Some(vec![]));
+        index.write_all(&next[5..]).expect("writes");
+        assert_eq!(read(1), Some(vec![record(2, 100)]));
+        drop(disk);
+        let (disk, _) = Disk::open(root.path(), ClusterId(1)).expect("opened again, nothing of it is there");
+        disk.complete(&record(7, 100)).expect("noted");
+        let more = reader.read_on(root.path(), ClusterId(1)).expect("is there");
+        assert!(more.is_from_the_start && more.records == [record(7, 100)]);
     }
 
     #[test]

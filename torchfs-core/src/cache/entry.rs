@@ -368,12 +368,10 @@ impl Pin {
         state.flights.start(chunks, move |number| async move {
             let landing = Landing { entry: entry.clone(), number };
             let range = entry.bytes_of(&run);
-            let data = source.fetch(range.clone()).await?;
-            if data.len() as u64 != range.end - range.start {
-                let message = format!("{} bytes came for the range {range:?}", data.len());
-                return Err(Error::new(Kind::Io, message));
-            }
-            count(&shared.counters.storage_bytes, data.len() as u64);
+            let data = match from_sibling(&shared, &entry, range.clone()).await {
+                Some(data) => data,
+                None => fetch(&shared, &source, range.clone()).await?,
+            };
             match Pin::again(&shared, &entry) {
                 Some(pin) => pin.store(run, data.clone()).await,
                 None => count(&shared.counters.unkept_bytes, data.len() as u64),
@@ -479,6 +477,27 @@ impl State {
         };
         self.chunks.iter().map(checksum).collect()
     }
+}
+
+async fn fetch(shared: &Shared, source: &Arc<dyn ByteSource>, range: Range<u64>) -> Result<Bytes> {
+    let data = source.fetch(range.clone()).await?;
+    if data.len() as u64 != range.end - range.start {
+        return Err(Error::new(Kind::Io, format!("{} bytes came for the range {range:?}", data.len())));
+    }
+    count(&shared.counters.storage_bytes, data.len() as u64);
+    Ok(data)
+}
+
+/// Whole chunks that another process has in the same folder.
+async fn from_sibling(shared: &Arc<Shared>, entry: &Arc<Entry>, range: Range<u64>) -> Option<Bytes> {
+    if shared.siblings.are_none() {
+        return None;
+    }
+    let (asking, entry) = (shared.clone(), entry.clone());
+    let read = tokio::task::spawn_blocking(move || asking.siblings.read(entry.key, entry.len, &range));
+    let data = read.await.ok()??;
+    count(&shared.counters.sibling_bytes, data.len() as u64);
+    Some(data)
 }
 
 async fn read_file(file: Arc<File>, range: Range<u64>) -> Result<Bytes> {

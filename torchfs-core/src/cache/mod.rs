@@ -6,13 +6,16 @@
 //!
 //! The rules: each byte is fetched once, however many want it; at most the given number of bytes is kept, and 5 % of the
 //! disk (at most 1 GiB) are left free; what is open is not removed; what does not fit, or cannot be written, is read
-//! through; after a restart nothing is served that its checksum does not prove.
+//! through; after a restart nothing is served that its checksum does not prove. Several processes may use one folder: each
+//! keeps to its own limit, and copies what another has whole instead of fetching it.
 
 mod disk;
 mod entry;
 mod flight;
 pub mod policy;
+mod siblings;
 
+pub(crate) use disk::seats;
 pub use entry::Pinned;
 
 use crate::error::Result;
@@ -23,6 +26,7 @@ use disk::{Disk, Record};
 use entry::Entry;
 use policy::{CacheEvent, EvictionPolicy};
 use serde::{Deserialize, Serialize};
+use siblings::Siblings;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -66,6 +70,9 @@ pub struct CacheStats {
     pub cache_bytes: u64,
     /// Bytes fetched.
     pub storage_bytes: u64,
+    /// Bytes copied from another process's cache in the same folder.
+    #[serde(default)]
+    pub sibling_bytes: u64,
     /// Bytes fetched that could not be kept: no room, or the disk refused.
     pub unkept_bytes: u64,
     /// Files removed to make room, or because a newer version of them came.
@@ -78,7 +85,7 @@ pub struct CacheStats {
     pub limit_bytes: u64,
 }
 
-/// A cache in a folder that this process has for itself. Cheap to clone.
+/// A cache in a folder. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Cache {
     shared: Arc<Shared>,
@@ -87,6 +94,7 @@ pub struct Cache {
 #[derive(Debug)]
 struct Shared {
     disk: Disk,
+    siblings: Siblings,
     limit_bytes: u64,
     index: Mutex<Index>,
     counters: Counters,
@@ -98,6 +106,7 @@ struct Counters {
     misses: AtomicU64,
     cache_bytes: AtomicU64,
     storage_bytes: AtomicU64,
+    sibling_bytes: AtomicU64,
     unkept_bytes: AtomicU64,
     evictions: AtomicU64,
 }
@@ -124,21 +133,28 @@ struct Slot {
 }
 
 impl Cache {
-    /// Takes the folder and finds again what was whole when it was last used for this cluster; removes the rest. Blocks on
-    /// the disk.
+    /// Takes the folder, or a part of it if others use it too, and finds again what was whole when it was last used for this
+    /// cluster; removes the rest. Blocks on the disk.
     ///
     /// # Errors
-    /// `Conflict` if another process uses the folder, `InvalidInput` if it holds something else, or what the operating
+    /// `Conflict` if sixteen processes use the folder, `InvalidInput` if it holds something else, or what the operating
     /// system reports.
     pub fn open(dir: &Path, limit_bytes: u64, cluster: ClusterId, policy: Box<dyn EvictionPolicy>) -> Result<Cache> {
         let (disk, records) = Disk::open(dir, cluster)?;
         let mut index = Index { slots: BTreeMap::new(), policy, used_bytes: 0, pinned_bytes: 0 };
         records.into_iter().for_each(|record| index.add_found(record));
         let (counters, index) = (Counters::default(), Mutex::new(index));
-        let shared = Arc::new(Shared { disk, limit_bytes, index, counters });
+        let siblings = Siblings::new(dir, disk.dir(), cluster);
+        let shared = Arc::new(Shared { disk, siblings, limit_bytes, index, counters });
         let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
         Ok(Cache { shared })
+    }
+
+    /// The folder that it has for itself: the one that was given or, if others use that too, one inside.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.shared.disk.dir()
     }
 
     /// Opens a file's place in the cache, which is kept as long as the result lives. `None` if the file is too large to be
@@ -185,6 +201,7 @@ impl Cache {
             misses: load(&counters.misses),
             cache_bytes: load(&counters.cache_bytes),
             storage_bytes: load(&counters.storage_bytes),
+            sibling_bytes: load(&counters.sibling_bytes),
             unkept_bytes: load(&counters.unkept_bytes),
             evictions: load(&counters.evictions),
             files: index.slots.len() as u64,

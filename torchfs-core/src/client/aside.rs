@@ -9,6 +9,7 @@
 
 use super::overlay::{Piece, Source};
 use super::staging::Staging;
+use crate::cache;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::ids::{ClusterId, InodeId, Version};
 use crate::layout::Stripe;
@@ -83,13 +84,19 @@ pub struct SetAside {
     bytes: u64,
 }
 
-/// What is set aside in a cache folder, the oldest first. Blocks on the disk.
+/// What is set aside in a cache folder, by whoever uses it, the oldest first. Blocks on the disk.
 ///
 /// # Errors
 /// `Protocol` for a record of another version of this program, `Corrupt` for a damaged one, or what the operating system
 /// reports. A folder without any is no error.
 pub fn set_aside(cache_dir: &Path) -> Result<Vec<SetAside>> {
-    records(&cache_dir.join(FOLDER))?.into_iter().collect()
+    let mut found = Vec::new();
+    for seat in cache::seats(cache_dir) {
+        let asides: Result<Vec<SetAside>> = records(&seat.join(FOLDER))?.into_iter().collect();
+        found.extend(asides?);
+    }
+    found.sort_by_key(|aside: &SetAside| (aside.record.at, aside.id.clone()));
+    Ok(found)
 }
 
 /// Each record of a folder, or why it cannot be read; the oldest first.

@@ -129,7 +129,8 @@ impl ClientBuilder {
     }
 
     /// Keep whole files that were read in this folder, and what was written and could not be committed (see [`set_aside`]).
-    /// Without it nothing is cached or kept, and writes are staged in the system's temporary folder.
+    /// Several clients may share it: each keeps to its own limit, and copies what another has instead of fetching it. Without it
+    /// nothing is cached or kept, and writes are staged in the system's temporary folder.
     #[must_use]
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(dir.into());
@@ -187,7 +188,7 @@ impl ClientBuilder {
             }
             None => (None, None),
         };
-        let staging = self.cache_dir.map_or_else(std::env::temp_dir, |dir| dir.join("staging"));
+        let staging = cache.as_ref().map_or_else(std::env::temp_dir, |cache: &Cache| cache.dir().join("staging"));
         let inner = Inner {
             meta,
             small: SmallWrites::new(stripes.clone()),
@@ -207,9 +208,10 @@ impl ClientBuilder {
         let (limit_bytes, eviction) = (self.cache_bytes.unwrap_or(CACHE_BYTES_DEFAULT), self.eviction);
         let open = move || {
             let cache = Cache::open(&dir, limit_bytes, cluster, eviction.policy())?;
-            // Only now is it sure that the folder is ours.
-            staging::remove_leftovers(&dir.join("staging"))?;
-            Ok((cache, Asides::open(&dir, limit_bytes, cluster)?))
+            // Only now is it sure which folder is ours.
+            staging::remove_leftovers(&cache.dir().join("staging"))?;
+            let asides = Asides::open(cache.dir(), limit_bytes, cluster)?;
+            Ok((cache, asides))
         };
         write::blocking(open).await
     }
@@ -312,7 +314,8 @@ impl Client {
         self.inner.stripes.give_back(deadline).await;
     }
 
-    /// The folder of the cache, if there is one. What could not be committed is kept there too; see [`set_aside`].
+    /// The folder of the cache, if there is one: the one that was given or, if others use that too, one inside. What could not
+    /// be committed is kept there too; see [`set_aside`].
     #[must_use]
     pub fn cache_dir(&self) -> Option<&Path> {
         self.inner.asides.as_ref().map(|asides| asides.cache_dir())
