@@ -1,19 +1,15 @@
-//! Small files through a mount, one system call after the other, against the same calls on the local disk in the same run.
+//! Making files, and listing them.
 //!
-//! A cluster (3 metadata nodes, 6 storage nodes, 4+2) and the mount run in this process, on one disk. The baseline makes what
-//! it writes durable with fsync(2) of the file before close(2), because a close through the mount is durable too; the names
-//! of the mount are durable when the call returns, those of the baseline some seconds later.
-//!
-//! `cargo bench -p torchfs-benches --bench mount`, with `TORCHFS_BENCH_DIR` (where the disk to be measured is; the system's
-//! temporary folder) and `MOUNT_SECONDS` (how long each row runs; 5).
+//! The baseline makes what it writes durable with fsync(2) of the file before close(2), because a close through the mount is
+//! durable too; the names of the mount are durable when the call returns, those of the baseline some seconds later.
 
+use super::{Bench, row};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use torchfs_fuse::MountOptions;
-use torchfs_local::LocalCluster;
+use torchfs_tests::Mount;
 
 /// Files in the folder that is listed.
 const LISTED: u64 = 10_000;
@@ -55,32 +51,23 @@ impl Place<'_> {
     }
 }
 
-fn main() {
-    let seconds = std::env::var("MOUNT_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5.0);
-    let root = std::env::var_os("TORCHFS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    let disk = tempfile::Builder::new().prefix("torchfs-bench-").tempdir_in(root).expect("a folder on the disk");
-    let (local, point) = (disk.path().join("local"), disk.path().join("mount"));
+/// Measures each row for `length`.
+pub fn run(bench: &Bench, length: Duration) {
+    let mount = Mount::start(&bench.cluster, "making");
+    let local = bench.disk.path().join("making");
     fs::create_dir(&local).expect("mkdir");
-    fs::create_dir(&point).expect("mkdir");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let (cluster, mounted) = runtime.block_on(async {
-        let cluster = LocalCluster::builder().data_dir(disk.path().join("cluster")).start().await.expect("a cluster");
-        let client = cluster.client().await.expect("a client");
-        (cluster, torchfs_fuse::mount(client, &point, MountOptions::default()).expect("mounts"))
-    });
-    let length = Duration::from_secs_f64(seconds);
-    measure(length, Place { folder: &local, close: Close::Synced }, Place { folder: &point, close: Close::Plain });
-    runtime.block_on(async {
-        mounted.unmount().await.expect("unmounts");
-        cluster.shutdown().await.expect("shuts down");
-    });
+    measure(
+        length,
+        Place { folder: &local, close: Close::Synced },
+        Place { folder: mount.path(), close: Close::Plain },
+    );
+    mount.unmount();
 }
 
 fn measure(length: Duration, local: Place<'_>, mount: Place<'_>) {
-    println!("{:<44}{:>12}{:>12}{:>8}", "what", "mount", "local disk", "ratio");
     let row = |what: &str, work: &dyn Fn(Place<'_>) -> f64| {
         let (here, there) = (work(local), work(mount));
-        println!("{what:<44}{there:>10.0}/s{here:>10.0}/s{:>8.2}", there / here);
+        row(what, "/s", there, here, "local disk");
     };
     for (bytes, size) in [(64 * 1024, "64 KiB"), (12 * 1024, "12 KiB")] {
         for writers in [1, 8] {
