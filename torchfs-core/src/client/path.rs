@@ -299,15 +299,20 @@ impl Client {
     }
 
     async fn make(&self, path: &[u8], kind: NewKind, mode: u32, if_exists: IfExists) -> Result<Attr> {
-        let resolved = self.meta().resolve(path).await?;
-        let plain = kind.kind();
-        match (resolved.attr, resolved.name) {
-            (Some(attr), _) if if_exists == IfExists::Keep && attr.kind == plain => Ok(attr),
-            (Some(_), _) | (None, None) => Err(Error::new(Kind::Exists, "the name is taken")),
-            (None, Some(name)) => {
-                self.meta().create(resolved.parent, name, self.new_inode(kind, mode), if_exists).await
+        // mkdir(2) makes nothing where a link leads; a folder that is kept may be behind one.
+        let resolved = self.meta().resolve_no_follow(path).await?;
+        let Some(found) = resolved.attr else {
+            let taken = || Error::new(Kind::Exists, "this is the root folder");
+            let name = resolved.name.ok_or_else(taken)?;
+            return self.meta().create(resolved.parent, name, self.new_inode(kind, mode), if_exists).await;
+        };
+        if if_exists == IfExists::Keep {
+            let found = if found.kind == FileKind::Symlink { self.existing(path).await? } else { found };
+            if found.kind == kind.kind() {
+                return Ok(found);
             }
         }
+        Err(Error::new(Kind::Exists, "the name is taken"))
     }
 
     pub(super) fn new_inode(&self, kind: NewKind, mode: u32) -> NewInode {
