@@ -131,6 +131,16 @@ impl Mount {
         rustix::process::kill_process(pid, signal).expect("it can be signalled");
     }
 
+    /// How many threads its process has now.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        let id = self.process.as_ref().expect("it runs").id();
+        std::fs::read_dir(format!("/proc/{id}/task")).expect("every process has it").count()
+    }
+
     /// Whether its process has ended.
     ///
     /// # Panics

@@ -95,6 +95,19 @@ fn write_and_sync(path: &std::path::Path, content: &[u8]) {
     file.sync_all().expect("syncs");
 }
 
+/// The prototype's fsync reached the client's own disk only.
+#[test]
+fn regression_05_what_fsync_acknowledged_needs_neither_the_client_nor_its_cache() {
+    let Some((cluster, mut mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(5).bytes(3_000_000);
+    let mut file = fs::File::create(mount.join("f")).expect("creates");
+    file.write_all(&content).expect("writes");
+    file.sync_all().expect("syncs");
+    mount.kill();
+    fs::remove_dir_all(cluster.dir().join("mnt-cache")).expect("removes the cache");
+    assert!(cluster.torchfs(["cat", "/f"]).stdout == content);
+}
+
 #[test]
 fn a_killed_mount_leaves_the_old_version() {
     let Some((cluster, mut mount)) = mounted_or_skip() else { return };

@@ -280,13 +280,16 @@ fn regression_06_close_reports_what_could_not_be_stored() {
     assert_eq!(cluster.torchfs(["cat", "/f"]).stdout, b"the old version");
 }
 
+/// The prototype knew none of these.
 #[test]
-fn attributes_links_and_xattrs() {
+fn regression_20_cuts_attributes_links_locks_and_xattrs() {
     let Some((_cluster, mount)) = mounted_or_skip() else { return };
     shell(
         mount.path(),
         "echo x > f; chmod 640 f; touch -d '2001-02-03 04:05:06.123456789' f
          test \"$(stat -c '%a %y' f)\" = '640 2001-02-03 04:05:06.123456789 +0000'
+         truncate -s 1 f; test \"$(stat -c %s f)\" = 1; truncate -s 3 f; test \"$(stat -c %s f)\" = 3; echo x > f
+         chown 7:8 f; test \"$(stat -c %u:%g f)\" = 7:8; flock -n f true; flock f -c '! flock -n f true'
          ln f g; test \"$(stat -c %h f)\" = 2; rm f; test \"$(cat g)\" = x
          ln -s g s; test \"$(readlink s)\" = g; test \"$(cat s)\" = x
          python3 - <<'E'
@@ -420,6 +423,43 @@ E",
     mount.unmount();
     let inspected = cluster.torchfs(["stat", "--json", "/f"]).ok();
     assert!(inspected.contains("700000"), "allocated bytes: {inspected}");
+}
+
+/// In the prototype renaming or removing what was there before broke listings, and the next mount.
+#[test]
+fn regression_17_what_was_there_before_a_mount_is_renamed_and_removed() {
+    if !fuse_or_skip() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let source = cluster.dir().join("source");
+    write_small_files(&source, 2, 30, 3000);
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/data"]).ok();
+    let change = "cd data; files=(class-0/*); rm ${files[0]}; mv ${files[1]} class-1/moved; mv class-1 renamed
+                  test $(ls class-0 | wc -l) = 28; test $(ls renamed | wc -l) = 31; test ! -e class-1";
+    let mount = Mount::start(&cluster, "mnt");
+    shell(mount.path(), change);
+    mount.unmount();
+    let mount = Mount::start(&cluster, "mnt");
+    shell(
+        mount.path(),
+        "cd data; test $(find . -type f | wc -l) = 59; cat renamed/moved > /dev/null; rm -r renamed; ls class-0",
+    );
+    assert_eq!(fs::read_dir(mount.join("data")).expect("lists").count(), 1);
+    mount.unmount();
+}
+
+/// The prototype started six threads for each.
+#[test]
+fn regression_28_reading_files_starts_no_threads_for_each() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let source = cluster.dir().join("source");
+    write_small_files(&source, 4, 100, 5000);
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/data"]).ok();
+    shell(mount.path(), "find data -type f -exec cat {} + > /dev/null");
+    let threads = mount.threads();
+    assert!((2..40).contains(&threads), "{threads} threads after 400 files, one after the other");
+    mount.unmount();
 }
 
 #[test]

@@ -76,8 +76,9 @@ fn bytes(path: &Path) -> u64 {
     fs::metadata(path).expect("stat").len()
 }
 
+/// The prototype never noticed what another client did.
 #[test]
-fn what_one_mount_changes_the_other_shows_long_before_its_time_is_up() {
+fn regression_23_what_one_mount_changes_the_other_shows_long_before_its_time_is_up() {
     let Some(pair) = Pair::start() else { return };
     let (one, two) = (|name: &str| pair.one(name), |name: &str| pair.two(name));
 

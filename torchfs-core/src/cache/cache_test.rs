@@ -171,8 +171,9 @@ async fn a_sequential_reader_of_a_large_file_causes_few_fetches() {
     assert_eq!(source.fetched.load(Ordering::Relaxed), 128 * MIB);
 }
 
+/// The prototype counted files, not bytes.
 #[tokio::test]
-async fn the_limit_holds_and_what_was_not_used_for_longest_leaves() {
+async fn regression_29_the_limit_is_in_bytes_and_what_was_not_used_for_longest_leaves() {
     let rig = Rig::new(4 * MIB);
     for ino in 1..=4 {
         assert_eq!(rig.read(ino, MIB).await, MIB);

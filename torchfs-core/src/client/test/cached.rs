@@ -55,7 +55,7 @@ async fn the_cache_survives_the_client_and_two_share_its_folder() {
 }
 
 #[tokio::test]
-async fn leftovers_in_the_cache_folder_are_never_content() {
+async fn regression_09_leftovers_in_the_cache_folder_are_never_content() {
     let rig = Rig::new().await;
     let dir = tempfile::tempdir().expect("folder");
     drop(rig.client_with(Client::builder().cache_dir(dir.path())).await);
