@@ -8,9 +8,10 @@ import random
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from cluster import STALE_SECONDS, Background
-from harness import expect
+from harness import expect, python
 
 SECONDS = int(os.environ.get("SUITE_COHERENCE_SECONDS", "120"))
 NAMES = [f"{folder}/{name}" for folder in ("a", "b") for name in "stuvwxyz"]
@@ -23,8 +24,16 @@ def cases(report, cluster, faults):
         report.case(f"changes-{seed}", functools.partial(changes, mounts, seed), deadline=SECONDS * 4)
     report.case("counter", functools.partial(counter, mounts), deadline=SECONDS * 4)
     report.case("counter-naps", functools.partial(napping, processes, functools.partial(counter, mounts)), deadline=SECONDS * 4)
+    report.case("mutex", functools.partial(mutex, mounts), deadline=SECONDS * 4)
     report.case("log", functools.partial(log, mounts), deadline=SECONDS * 4)
     report.case("checkpoint", functools.partial(checkpoint, mounts), deadline=SECONDS * 4)
+
+
+class File:
+    """What a file must hold, whatever its names are."""
+
+    def __init__(self, content):
+        self.content, self.bits, self.links = content, 0o644, 1
 
 
 class Pair:
@@ -56,10 +65,10 @@ class Pair:
 
 def changes(mounts, seed):
     pair, done, end = Pair(mounts, seed), 0, time.monotonic() + SECONDS
-    kinds = (replace, append, patch, cut, remove, rename, mode, look)
+    kinds = (replace, append, patch, cut, remove, rename, link, mode, look)
     while time.monotonic() < end:
         mount = pair.random.randrange(2)
-        pair.random.choices(kinds, (4, 2, 2, 1, 1, 2, 1, 6))[0](pair, mount)
+        pair.random.choices(kinds, (4, 2, 2, 1, 2, 2, 1, 1, 6))[0](pair, mount)
         done += 1
         if done % 50 == 0:
             time.sleep(STALE_SECONDS)
@@ -72,10 +81,11 @@ def replace(pair, mount):
         content = pair.content()
         with open(pair.folders[mount] / name, "wb") as file:
             file.write(content)
-        if name not in pair.files:
+        if name in pair.files:
+            pair.files[name].content = content
+        else:
+            pair.files[name] = File(content)
             pair.name_changed(name, mount)
-        _, bits = pair.files.get(name, (b"", 0o644))
-        pair.files[name] = (content, bits)
 
 
 def existing(pair, mount):
@@ -84,44 +94,56 @@ def existing(pair, mount):
 
 def append(pair, mount):
     if name := existing(pair, mount):
-        more, (content, bits) = pair.content(), pair.files[name]
+        more = pair.content()
         with open(pair.folders[mount] / name, "ab") as file:
             file.write(more)
-        pair.files[name] = (content + more, bits)
+        pair.files[name].content += more
 
 
 def patch(pair, mount):
     if name := existing(pair, mount):
-        content, bits = pair.files[name]
-        at, part = pair.random.randrange(len(content) + 1), pair.content()
+        content, part = pair.files[name].content, pair.content()
+        at = pair.random.randrange(len(content) + 1)
         with open(pair.folders[mount] / name, "r+b") as file:
             file.seek(at)
             file.write(part)
-        pair.files[name] = (content[:at] + part + content[at + len(part):], bits)
+        pair.files[name].content = content[:at] + part + content[at + len(part):]
 
 
 def cut(pair, mount):
     if name := existing(pair, mount):
-        content, bits = pair.files[name]
+        content = pair.files[name].content
         size = pair.random.randrange(len(content) + 5000)
         with open(pair.folders[mount] / name, "r+b") as file:
             file.truncate(size)
-        pair.files[name] = (content[:size].ljust(size, b"\0"), bits)
+        pair.files[name].content = content[:size].ljust(size, b"\0")
 
 
 def remove(pair, mount):
     if name := existing(pair, mount):
         os.unlink(pair.folders[mount] / name)
-        del pair.files[name]
+        pair.files.pop(name).links -= 1
         pair.name_changed(name, mount)
 
 
 def rename(pair, mount):
     old, new = existing(pair, mount), pair.pick(mount, NAMES)
-    if old and new and old != new:
+    # Of two names of one file rename(2) changes neither.
+    if old and new and pair.files[old] is not pair.files.get(new):
         os.rename(pair.folders[mount] / old, pair.folders[mount] / new)
+        if new in pair.files:
+            pair.files[new].links -= 1
         pair.files[new] = pair.files.pop(old)
         pair.name_changed(old, mount)
+        pair.name_changed(new, mount)
+
+
+def link(pair, mount):
+    old, new = existing(pair, mount), pair.pick(mount, NAMES)
+    if old and new and new not in pair.files:
+        os.link(pair.folders[mount] / old, pair.folders[mount] / new)
+        pair.files[new] = pair.files[old]
+        pair.files[new].links += 1
         pair.name_changed(new, mount)
 
 
@@ -129,7 +151,7 @@ def mode(pair, mount):
     if name := existing(pair, mount):
         bits = pair.random.choice((0o600, 0o644, 0o640, 0o755))
         os.chmod(pair.folders[mount] / name, bits)
-        pair.files[name] = (pair.files[name][0], bits)
+        pair.files[name].bits = bits
 
 
 def look(pair, mount):
@@ -137,7 +159,7 @@ def look(pair, mount):
     if name := existing(pair, mount):
         with open(pair.folders[mount] / name, "rb") as file:
             found = file.read()
-        expected = pair.files[name][0]
+        expected = pair.files[name].content
         expect(found == expected, f"{name}: mount {mount} reads {len(found)} bytes, {len(expected)} were closed before")
 
 
@@ -145,12 +167,12 @@ def compare(pair):
     for mount, folder in enumerate(pair.folders):
         names = sorted(f"{sub}/{name}" for sub in "ab" for name in os.listdir(folder / sub))
         expect(names == sorted(pair.files), f"mount {mount} lists {names}, there are {sorted(pair.files)}")
-        for name, (content, bits) in pair.files.items():
-            about = os.stat(folder / name)
-            expect(about.st_size == len(content), f"{name}: mount {mount} says {about.st_size} bytes, not {len(content)}")
-            expect(about.st_mode & 0o7777 == bits, f"{name}: mount {mount} says mode {about.st_mode:o}, not {bits:o}")
-            with open(folder / name, "rb") as file:
-                expect(file.read() == content, f"{name}: mount {mount} reads other bytes")
+        for name, file in pair.files.items():
+            about, told = os.stat(folder / name), f"{name}: mount {mount} says"
+            expect(about.st_size == len(file.content), f"{told} {about.st_size} bytes, not {len(file.content)}")
+            expect(about.st_mode & 0o7777 == file.bits, f"{told} mode {about.st_mode:o}, not {file.bits:o}")
+            expect(about.st_nlink == file.links, f"{told} {about.st_nlink} links, not {file.links}")
+            expect((folder / name).read_bytes() == file.content, f"{name}: mount {mount} reads other bytes")
 
 
 def counter(mounts):
@@ -164,6 +186,42 @@ def counter(mounts):
         expect(found == turns, f"turn {turns} finds {found}")
         turns += 1
         path.write_text(str(turns))
+    return f"{turns} turns"
+
+
+MUTEX = """
+import os, sys, time
+folder, end, turns = sys.argv[1], time.monotonic() + float(sys.argv[2]), 0
+lock, counter = os.path.join(folder, "lock"), os.path.join(folder, "counter")
+def take():
+    try:
+        os.mkdir(lock)
+        return True
+    except FileExistsError:
+        return False
+while time.monotonic() < end:
+    while not take():
+        time.sleep(0.002)
+    with open(counter) as file:
+        number = int(file.read())
+    with open(counter, "w") as file:
+        file.write(str(number + 1))
+    os.rmdir(lock)
+    turns += 1
+print(turns)
+"""
+
+
+def mutex(mounts):
+    """Two programs on each mount add one to a number, behind a lock that is a folder: not one addition is lost."""
+    (mounts[0] / "mutex").mkdir()
+    (mounts[0] / "mutex" / "counter").write_text("0")
+    time.sleep(STALE_SECONDS)
+    with ThreadPoolExecutor() as pool:
+        workers = [pool.submit(python, MUTEX, mount / "mutex", SECONDS / 2) for mount in 2 * mounts]
+        turns = sum(int(worker.result()) for worker in workers)
+    found = int((mounts[0] / "mutex" / "counter").read_text())
+    expect(found == turns, f"{turns} were added and {found} are there")
     return f"{turns} turns"
 
 
