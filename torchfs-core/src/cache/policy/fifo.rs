@@ -11,7 +11,7 @@ impl EvictionPolicy for Fifo {
     fn note(&mut self, event: CacheEvent) {
         match event {
             CacheEvent::Added(key) => self.0.move_to_end_of(0, key),
-            CacheEvent::Used(_) => {}
+            CacheEvent::Used(_) | CacheEvent::Planned(..) => {}
             CacheEvent::Removed(key) => self.0.remove(key),
         }
     }

@@ -18,6 +18,7 @@ impl EvictionPolicy for Lfu {
                     self.0.move_to_end_of(uses + 1, key);
                 }
             }
+            CacheEvent::Planned(..) => {}
             CacheEvent::Removed(key) => self.0.remove(key),
         }
     }

@@ -12,7 +12,7 @@ impl EvictionPolicy for Lru {
         match event {
             CacheEvent::Added(key) => self.0.move_to_end_of(0, key),
             CacheEvent::Used(key) if self.0.rank(key).is_some() => self.0.move_to_end_of(0, key),
-            CacheEvent::Used(_) => {}
+            CacheEvent::Used(_) | CacheEvent::Planned(..) => {}
             CacheEvent::Removed(key) => self.0.remove(key),
         }
     }

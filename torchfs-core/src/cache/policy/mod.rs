@@ -1,12 +1,17 @@
 //! What leaves the cache when it is full: [`EvictionPolicy`], a pure decision over ids and events.
 
+pub mod conformance;
 mod fifo;
+mod filo;
 mod lfu;
 mod lru;
+mod schedule;
 
 pub use fifo::Fifo;
+pub use filo::Filo;
 pub use lfu::Lfu;
 pub use lru::Lru;
+pub use schedule::Schedule;
 
 use super::CacheKey;
 use crate::error::{Error, Kind};
@@ -21,8 +26,22 @@ pub enum CacheEvent {
     Added(CacheKey),
     /// It was opened to be read.
     Used(CacheKey),
+    /// It is known anew when it will be read next. Follows [`CacheEvent::Added`] where something is known.
+    Planned(CacheKey, Plan),
     /// It left the cache.
     Removed(CacheKey),
+}
+
+/// What announced orders say of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: no announced order names it.
+    #[default]
+    Unknown,
+    /// It was read as announced, and no order beyond is known.
+    Read,
+    /// It is read next at this place, counted through all announced orders.
+    At(u64),
 }
 
 /// Decides what leaves a full cache.
@@ -38,6 +57,24 @@ pub trait EvictionPolicy: Debug + Send {
     fn victim(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey>;
 }
 
+/// What should leave for `bytes` more: the victims in the policy's order until that many are freed, or `None` if what may
+/// leave is not enough. Removes nothing, so nothing leaves in vain.
+#[must_use]
+pub fn victims(
+    policy: &dyn EvictionPolicy,
+    bytes: u64,
+    bytes_of: &dyn Fn(CacheKey) -> u64,
+    is_kept: &dyn Fn(CacheKey) -> bool,
+) -> Option<Vec<CacheKey>> {
+    let (mut chosen, mut freed) = (Vec::new(), 0);
+    while freed < bytes {
+        let victim = policy.victim(&|key| chosen.contains(&key) || is_kept(key))?;
+        freed += bytes_of(victim);
+        chosen.push(victim);
+    }
+    Some(chosen)
+}
+
 /// The policies by name, for those who choose one by a setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Eviction {
@@ -48,11 +85,16 @@ pub enum Eviction {
     Lru,
     /// [`Lfu`].
     Lfu,
+    /// [`Filo`].
+    Filo,
+    /// [`Schedule`].
+    Schedule,
 }
 
 impl Eviction {
     /// All of them.
-    pub const ALL: [Eviction; 3] = [Eviction::Fifo, Eviction::Lru, Eviction::Lfu];
+    pub const ALL: [Eviction; 5] =
+        [Eviction::Fifo, Eviction::Filo, Eviction::Lru, Eviction::Lfu, Eviction::Schedule];
 
     /// Its name.
     #[must_use]
@@ -61,6 +103,8 @@ impl Eviction {
             Eviction::Fifo => "fifo",
             Eviction::Lru => "lru",
             Eviction::Lfu => "lfu",
+            Eviction::Filo => "filo",
+            Eviction::Schedule => "schedule",
         }
     }
 
@@ -71,6 +115,8 @@ impl Eviction {
             Eviction::Fifo => Box::new(Fifo::default()),
             Eviction::Lru => Box::new(Lru::default()),
             Eviction::Lfu => Box::new(Lfu::default()),
+            Eviction::Filo => Box::new(Filo::default()),
+            Eviction::Schedule => Box::new(Schedule::default()),
         }
     }
 }
@@ -81,11 +127,14 @@ impl fmt::Display for Eviction {
     }
 }
 
+/// The names, for messages.
+const EVICTIONS: &str = "fifo, filo, lru, lfu or schedule";
+
 impl FromStr for Eviction {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        let unknown = || Error::new(Kind::InvalidInput, format!("'{name}' is no eviction policy: fifo, lru or lfu"));
+        let unknown = || Error::new(Kind::InvalidInput, format!("'{name}' is no eviction policy: {EVICTIONS}"));
         Eviction::ALL.into_iter().find(|eviction| eviction.name() == name).ok_or_else(unknown)
     }
 }
@@ -96,8 +145,11 @@ impl FromStr for Eviction {
 struct Line {
     places: HashMap<CacheKey, Place>,
     keys: BTreeMap<Place, CacheKey>,
-    last: u64,
+    moves: u64,
 }
+
+/// Numbers up to here stand before, and from here on behind what came to a rank by a move.
+const MIDDLE: u64 = u64::MAX / 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -107,9 +159,19 @@ struct Place {
 
 impl Line {
     fn move_to_end_of(&mut self, rank: u64, key: CacheKey) {
+        self.moves += 1;
+        self.place(rank, MIDDLE + self.moves, key);
+    }
+
+    fn move_to_front_of(&mut self, rank: u64, key: CacheKey) {
+        self.moves += 1;
+        self.place(rank, MIDDLE - self.moves, key);
+    }
+
+    /// Places an entry by a number of the caller's, which no other entry of the rank has.
+    fn place(&mut self, rank: u64, number: u64, key: CacheKey) {
         self.remove(key);
-        self.last += 1;
-        let place = Place { rank, number: self.last };
+        let place = Place { rank, number };
         self.places.insert(key, place);
         self.keys.insert(place, key);
     }
@@ -154,18 +216,49 @@ mod tests {
     fn each_has_its_order_and_none_takes_what_is_open() {
         let used = [1, 3, 1, 4];
         assert_eq!(leaving_order(Eviction::Fifo, &used), [1, 2, 4]);
+        assert_eq!(leaving_order(Eviction::Filo, &used), [4, 2, 1]);
         assert_eq!(leaving_order(Eviction::Lru, &used), [2, 1, 4]);
         assert_eq!(leaving_order(Eviction::Lfu, &used), [2, 4, 1]);
         assert_eq!(leaving_order(Eviction::Lfu, &[4, 2, 1]), [4, 2, 1], "as often: what was used longer ago");
+        assert_eq!(leaving_order(Eviction::Schedule, &used), leaving_order(Eviction::Lru, &used));
     }
 
     #[test]
-    fn using_what_is_not_there_adds_nothing() {
-        for eviction in Eviction::ALL {
-            let mut policy = eviction.policy();
-            policy.note(CacheEvent::Used(key(9)));
-            assert_eq!(policy.victim(&|_| false), None, "{eviction}");
+    fn what_is_needed_last_leaves_first() {
+        let mut policy = Schedule::default();
+        (1..=8).for_each(|number| policy.note(CacheEvent::Added(key(number))));
+        for (number, place) in [(1, 30), (2, 10), (3, 20)] {
+            policy.note(CacheEvent::Planned(key(number), Plan::At(place)));
         }
+        [5, 4].map(|number| policy.note(CacheEvent::Planned(key(number), Plan::At(number))));
+        [5, 4].map(|number| policy.note(CacheEvent::Planned(key(number), Plan::Read)));
+        policy.note(CacheEvent::Used(key(6)));
+        policy.note(CacheEvent::Planned(key(8), Plan::At(5)));
+        policy.note(CacheEvent::Planned(key(8), Plan::Unknown));
+        policy.note(CacheEvent::Planned(key(9), Plan::At(1)));
+        let order = std::iter::from_fn(|| {
+            let victim = policy.victim(&|_| false)?;
+            policy.note(CacheEvent::Removed(victim));
+            Some(victim.ino.0)
+        });
+        let order: Vec<u64> = order.collect();
+        assert_eq!(order, [7, 6, 8, 4, 5, 1, 3, 2], "unknown by age, read by youth, then furthest first");
+    }
+
+    #[test]
+    fn room_is_made_by_enough_victims_or_none() {
+        let mut policy = Fifo::default();
+        (1..=4).for_each(|number| policy.note(CacheEvent::Added(key(number))));
+        let room = |bytes, kept| victims(&policy, bytes, &|key| key.ino.0 * 10, &|other| other == key(kept));
+        assert_eq!(room(0, 9), Some(vec![]));
+        assert_eq!(room(31, 9), Some(vec![key(1), key(2), key(3)]));
+        assert_eq!(room(31, 2), Some(vec![key(1), key(3)]));
+        assert_eq!(room(81, 2), None);
+    }
+
+    #[test]
+    fn each_keeps_the_contract() {
+        Eviction::ALL.into_iter().for_each(|eviction| conformance::run(&|| eviction.policy()));
     }
 
     #[test]
