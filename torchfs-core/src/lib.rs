@@ -56,9 +56,11 @@ pub mod layout;
 pub mod meta;
 pub mod observe;
 pub mod placement;
+pub mod prefetch;
 pub mod rpc;
 pub mod settings;
 pub mod shard;
+pub mod sim;
 pub mod stripe;
 
 pub use client::{Client, ClientBuilder, File, OpenMode};

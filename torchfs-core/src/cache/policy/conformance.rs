@@ -49,7 +49,14 @@ fn history(policy: &mut dyn EvictionPolicy, seed: u64) -> Vec<Option<CacheKey>> 
         let victim = policy.victim(&|key| pinned.contains(&key));
         let valid = |victim: &CacheKey| held.contains(victim) && !pinned.contains(victim);
         assert!(victim.as_ref().is_none_or(valid), "{victim:?} is not there, or pinned");
-        assert_eq!(victim.is_some(), held.difference(&pinned).next().is_some(), "there is a victim whenever one exists");
+        assert_eq!(
+            victim.is_some(),
+            held.difference(&pinned).next().is_some(),
+            "there is a victim whenever one exists"
+        );
+        let candidates: Vec<CacheKey> = policy.candidates().collect();
+        assert_eq!(candidates.len(), held.len(), "each entry is a candidate once");
+        assert_eq!(candidates.into_iter().collect::<BTreeSet<_>>(), held, "the candidates are what is there");
         victims.push(victim);
     }
     victims

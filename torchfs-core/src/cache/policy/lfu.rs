@@ -23,7 +23,7 @@ impl EvictionPolicy for Lfu {
         }
     }
 
-    fn victim(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey> {
-        self.0.first(is_pinned)
+    fn candidates(&self) -> Box<dyn Iterator<Item = CacheKey> + '_> {
+        self.0.keys()
     }
 }

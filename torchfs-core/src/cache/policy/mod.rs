@@ -47,31 +47,47 @@ pub enum Plan {
 /// Decides what leaves a full cache.
 ///
 /// # Contract for implementors
-/// Pure: decisions follow from the events alone. A victim was added, was not removed since, and is not pinned; there is
-/// one whenever such an entry exists. Naming it does not remove it: [`CacheEvent::Removed`] follows.
+/// Pure: decisions follow from the events alone. The candidates are what was added and not removed since, each once.
+/// Naming one does not remove it: [`CacheEvent::Removed`] follows.
 pub trait EvictionPolicy: Debug + Send {
     /// Learns what happened.
     fn note(&mut self, event: CacheEvent);
 
+    /// All entries in the order in which they should leave.
+    fn candidates(&self) -> Box<dyn Iterator<Item = CacheKey> + '_>;
+
+    /// Whether that is the order of their plans: those of which nothing is known, those that were read, and those that
+    /// are needed, furthest first. Then whoever looks for one that is needed late can stop early.
+    fn follows_plans(&self) -> bool {
+        false
+    }
+
     /// What should leave next. Entries that are open are pinned and cannot.
-    fn victim(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey>;
+    fn victim(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey> {
+        self.candidates().find(|&key| !is_pinned(key))
+    }
 }
 
-/// What should leave for `bytes` more: the victims in the policy's order until that many are freed, or `None` if what may
-/// leave is not enough. Removes nothing, so nothing leaves in vain.
+/// The first of the candidates that free `bytes` together, or `None` if all of them are not enough. Removes nothing, so
+/// nothing leaves in vain.
 #[must_use]
-pub fn victims(
-    policy: &dyn EvictionPolicy,
+pub fn enough(
+    candidates: impl Iterator<Item = CacheKey>,
     bytes: u64,
-    bytes_of: &dyn Fn(CacheKey) -> u64,
-    is_kept: &dyn Fn(CacheKey) -> bool,
+    bytes_of: impl Fn(CacheKey) -> u64,
 ) -> Option<Vec<CacheKey>> {
-    let (mut chosen, mut freed) = (Vec::new(), 0);
+    let (mut candidates, mut chosen, mut freed) = (candidates, Vec::new(), 0);
     while freed < bytes {
-        let victim = policy.victim(&|key| chosen.contains(&key) || is_kept(key))?;
+        let victim = candidates.next()?;
         freed += bytes_of(victim);
         chosen.push(victim);
     }
+    // A large one may have made others needless.
+    chosen.retain(|&victim| {
+        let spare = freed - bytes >= bytes_of(victim);
+        freed -= if spare { bytes_of(victim) } else { 0 };
+        !spare
+    });
     Some(chosen)
 }
 
@@ -93,8 +109,7 @@ pub enum Eviction {
 
 impl Eviction {
     /// All of them.
-    pub const ALL: [Eviction; 5] =
-        [Eviction::Fifo, Eviction::Filo, Eviction::Lru, Eviction::Lfu, Eviction::Schedule];
+    pub const ALL: [Eviction; 5] = [Eviction::Fifo, Eviction::Filo, Eviction::Lru, Eviction::Lfu, Eviction::Schedule];
 
     /// Its name.
     #[must_use]
@@ -186,8 +201,8 @@ impl Line {
         }
     }
 
-    fn first(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey> {
-        self.keys.values().copied().find(|&key| !is_pinned(key))
+    fn keys(&self) -> Box<dyn Iterator<Item = CacheKey> + '_> {
+        Box::new(self.keys.values().copied())
     }
 }
 
@@ -230,8 +245,10 @@ mod tests {
         for (number, place) in [(1, 30), (2, 10), (3, 20)] {
             policy.note(CacheEvent::Planned(key(number), Plan::At(place)));
         }
-        [5, 4].map(|number| policy.note(CacheEvent::Planned(key(number), Plan::At(number))));
-        [5, 4].map(|number| policy.note(CacheEvent::Planned(key(number), Plan::Read)));
+        for plan in [Plan::Unknown, Plan::Read] {
+            policy.note(CacheEvent::Planned(key(5), plan));
+            policy.note(CacheEvent::Planned(key(4), plan));
+        }
         policy.note(CacheEvent::Used(key(6)));
         policy.note(CacheEvent::Planned(key(8), Plan::At(5)));
         policy.note(CacheEvent::Planned(key(8), Plan::Unknown));
@@ -249,10 +266,14 @@ mod tests {
     fn room_is_made_by_enough_victims_or_none() {
         let mut policy = Fifo::default();
         (1..=4).for_each(|number| policy.note(CacheEvent::Added(key(number))));
-        let room = |bytes, kept| victims(&policy, bytes, &|key| key.ino.0 * 10, &|other| other == key(kept));
+        let room = |bytes, kept| {
+            let candidates = policy.candidates().filter(|&other| other != key(kept));
+            enough(candidates, bytes, |key| key.ino.0 * 10)
+        };
         assert_eq!(room(0, 9), Some(vec![]));
-        assert_eq!(room(31, 9), Some(vec![key(1), key(2), key(3)]));
+        assert_eq!(room(55, 9), Some(vec![key(1), key(2), key(3)]));
         assert_eq!(room(31, 2), Some(vec![key(1), key(3)]));
+        assert_eq!(room(40, 9), Some(vec![key(2), key(3)]), "without the first it is enough");
         assert_eq!(room(81, 2), None);
     }
 

@@ -27,8 +27,12 @@ impl EvictionPolicy for Schedule {
         }
     }
 
-    fn victim(&self, is_pinned: &dyn Fn(CacheKey) -> bool) -> Option<CacheKey> {
-        self.0.first(is_pinned)
+    fn candidates(&self) -> Box<dyn Iterator<Item = CacheKey> + '_> {
+        self.0.keys()
+    }
+
+    fn follows_plans(&self) -> bool {
+        true
     }
 }
 

@@ -1,0 +1,131 @@
+//! Fetching in the order of the last epoch, when that is seen to repeat.
+
+use super::{DataFile, Dataset, PrefetchEvent, PrefetchPolicy, Schedule, Scheduled, Timeline, View, Wanted};
+use crate::cache::CacheKey;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Opens that must follow the last order from its beginning until it is believed to repeat.
+const BELIEVED_OPENS: usize = 16;
+
+/// How far an open may stand from its place in the last order: workers of a data loader take turns unevenly.
+const SLACK: u32 = 32;
+
+/// So many more opens that leave the order than keep it, and it is not believed any more.
+const DISBELIEVED_OPENS: u32 = 8;
+
+/// Fewer files than these are in any order by chance.
+const FILES_MIN: usize = 2 * SLACK as usize;
+
+/// Predicted epochs are numbered from here, so that any order that somebody announces takes their place.
+pub const PREDICTED_EPOCHS: u64 = 1 << 63;
+
+/// Most files of which the order is remembered; a reader of more is not predicted. About 120 bytes per file.
+const FILES_MAX: usize = 4 << 20;
+
+/// Remembers the order in which files are opened until one is opened again: an epoch. When the next one begins in the same
+/// order, it is announced, as if somebody had said so, and followed as by [`Scheduled`].
+#[derive(Debug, Default)]
+pub struct History {
+    scheduled: Scheduled,
+    last: Option<Arc<Dataset>>,
+    current: Vec<DataFile>,
+    index: HashMap<CacheKey, u32>,
+    /// Opens of this epoch that were not where the last order has them.
+    strayed: u32,
+    prediction: Option<Prediction>,
+}
+
+/// What was announced by this policy.
+#[derive(Clone, Copy, Debug)]
+struct Prediction {
+    epoch: u64,
+    disbelief: u32,
+}
+
+impl PrefetchPolicy for History {
+    fn note(&mut self, event: PrefetchEvent<'_>, timeline: &mut Timeline) {
+        if let PrefetchEvent::Opened(file) = event
+            && self.record(file)
+        {
+            self.predict(file, timeline);
+        }
+        self.scheduled.note(event, timeline);
+    }
+
+    fn next(&mut self, timeline: &Timeline, view: &View<'_>) -> Option<Wanted> {
+        self.scheduled.next(timeline, view)
+    }
+
+    fn expects(&self, key: CacheKey) -> bool {
+        self.scheduled.expects(key)
+    }
+}
+
+impl History {
+    /// Notes an open; answers whether it tells of the order.
+    fn record(&mut self, file: DataFile) -> bool {
+        let opened = self.current.len() as u32;
+        match self.index.get(&file.key) {
+            // The same reader opens it twice.
+            Some(&at) if opened - at <= SLACK => return false,
+            Some(_) => self.begin(),
+            None if self.current.len() >= FILES_MAX => return false,
+            None => {}
+        }
+        self.index.insert(file.key, self.current.len() as u32);
+        self.current.push(file);
+        true
+    }
+
+    /// An epoch is over, and the next begins.
+    fn begin(&mut self) {
+        self.index.clear();
+        let ended = std::mem::take(&mut self.current);
+        let whole = (FILES_MIN..FILES_MAX).contains(&ended.len());
+        let repeated = self.last.as_ref().is_some_and(|last| last.files().len() == ended.len()) && self.strayed == 0;
+        if !repeated {
+            self.last = if whole { Dataset::new(ended).ok() } else { None };
+        }
+        self.strayed = 0;
+    }
+
+    fn predict(&mut self, file: DataFile, timeline: &mut Timeline) {
+        let Some(last) = self.last.clone() else { return };
+        let opened = self.current.len();
+        let follows = last.index_of(file.key).is_some_and(|at| at.abs_diff(opened as u32) <= SLACK);
+        self.strayed += u32::from(!follows);
+        match self.prediction {
+            // Somebody else has announced an order, or nobody followed this one.
+            Some(prediction) if timeline.last_epoch() != Some(prediction.epoch) => self.prediction = None,
+            Some(prediction) => self.doubt(prediction, follows, timeline),
+            None => {}
+        }
+        let is_free = self.prediction.is_none() && timeline.last_epoch().is_none();
+        if is_free && opened == BELIEVED_OPENS && self.strayed == 0 {
+            self.announce(PREDICTED_EPOCHS, &last, timeline);
+            self.current.iter().for_each(|file| drop(timeline.opened(file.key)));
+        }
+        if let Some(prediction) = self.prediction
+            && opened == last.files().len() / 2
+        {
+            self.announce(prediction.epoch + 1, &last, timeline);
+        }
+    }
+
+    fn doubt(&mut self, mut prediction: Prediction, follows: bool, timeline: &mut Timeline) {
+        prediction.disbelief = if follows { prediction.disbelief.saturating_sub(1) } else { prediction.disbelief + 1 };
+        self.prediction = Some(prediction);
+        if prediction.disbelief >= DISBELIEVED_OPENS {
+            timeline.forget();
+            self.prediction = None;
+        }
+    }
+
+    fn announce(&mut self, epoch: u64, order: &Arc<Dataset>, timeline: &mut Timeline) {
+        let schedule = Schedule::new(epoch, order.clone(), (0..order.files().len() as u32).collect());
+        let announced = schedule.and_then(|schedule| timeline.announce(schedule.with_reorder(SLACK)));
+        // An order that is too long is not predicted.
+        self.prediction = announced.ok().map(|()| Prediction { epoch, disbelief: 0 });
+    }
+}

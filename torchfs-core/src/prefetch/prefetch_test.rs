@@ -1,0 +1,201 @@
+//! What the policies want, step by step. How well that works over epochs is tested with the simulator.
+
+use super::*;
+use crate::cache::policy::Plan;
+use crate::ids::{InodeId, Version};
+use std::collections::BTreeSet;
+
+fn key(file: u32) -> CacheKey {
+    CacheKey { ino: InodeId(u64::from(file) + 1), version: Version(1) }
+}
+
+fn number(key: CacheKey) -> u32 {
+    key.ino.0 as u32 - 1
+}
+
+/// A cache that everything fits that is fetched, over files of ten bytes.
+struct Rig {
+    planner: Planner,
+    dataset: Arc<Dataset>,
+    held: BTreeSet<CacheKey>,
+    limit_bytes: u64,
+    ahead_bytes_max: u64,
+}
+
+impl Rig {
+    fn new(prefetch: Prefetch, files: u32) -> Rig {
+        let dataset = Dataset::new((0..files).map(|file| DataFile { key: key(file), bytes: 10 }).collect());
+        let dataset = dataset.expect("a dataset");
+        let mut planner = Planner::new(prefetch);
+        planner.listed(&dataset);
+        Rig { planner, dataset, held: BTreeSet::new(), limit_bytes: 4000, ahead_bytes_max: 1000 }
+    }
+
+    fn announce(&mut self, epoch: u64, order: &[u32]) {
+        let schedule = Schedule::new(epoch, self.dataset.clone(), order.to_vec()).expect("a schedule");
+        self.planner.announce(schedule).expect("announced");
+    }
+
+    fn next(&mut self) -> Option<Wanted> {
+        let is_held = |key| self.held.contains(&key);
+        let (limit_bytes, ahead_bytes_max) = (self.limit_bytes, self.ahead_bytes_max);
+        self.planner.next(&View { is_held: &is_held, limit_bytes, ahead_bytes_max })
+    }
+
+    /// Fetches all that is wanted; answers what that was.
+    fn fetch(&mut self) -> Vec<u32> {
+        let mut fetched = Vec::new();
+        while let Some(wanted) = self.next() {
+            assert_eq!(self.next(), Some(wanted), "asking changes nothing");
+            assert!(self.held.insert(wanted.key), "it was held");
+            self.planner.started(&wanted);
+            fetched.push(number(wanted.key));
+        }
+        fetched
+    }
+
+    /// Opens files one after the other; answers what was fetched meanwhile.
+    fn open(&mut self, files: impl IntoIterator<Item = u32>) -> Vec<u32> {
+        let open = |file| {
+            self.held.insert(key(file));
+            drop(self.planner.opened(DataFile { key: key(file), bytes: 10 }));
+            self.fetch()
+        };
+        files.into_iter().flat_map(open).collect()
+    }
+}
+
+#[test]
+fn none_wants_nothing() {
+    let mut rig = Rig::new(Prefetch::None, 10);
+    rig.announce(0, &[1, 2, 3]);
+    assert_eq!(rig.open([1, 2]), [0u32; 0]);
+    assert_eq!(rig.planner.plan(key(3)), Plan::At(2), "what leaves the cache is decided by it all the same");
+}
+
+#[test]
+fn a_schedule_is_fetched_in_its_order() {
+    let mut rig = Rig::new(Prefetch::Schedule, 1000);
+    rig.announce(0, &[5, 3, 8, 3, 1]);
+    assert_eq!(rig.fetch(), [5, 3, 8, 1], "once each");
+    rig.announce(1, &[2, 5]);
+    assert_eq!(rig.fetch(), [2]);
+}
+
+#[test]
+fn no_more_is_fetched_ahead_than_was_said() {
+    let mut rig = Rig::new(Prefetch::Schedule, 1000);
+    rig.announce(0, &(0..1000).collect::<Vec<_>>());
+    assert_eq!(rig.fetch(), (0..100).collect::<Vec<_>>());
+    assert_eq!(rig.open(0..10), (100..110).collect::<Vec<_>>(), "a hit lets the window slide");
+}
+
+#[test]
+fn what_cannot_be_kept_or_failed_is_passed_over_and_what_left_unread_comes_back() {
+    let mut rig = Rig::new(Prefetch::Schedule, 0);
+    let sizes = [10, 0, 5000, 10, 10];
+    let files = sizes.iter().enumerate().map(|(at, &bytes)| DataFile { key: key(at as u32), bytes });
+    rig.dataset = Dataset::new(files.collect()).expect("a dataset");
+    (rig.limit_bytes, rig.ahead_bytes_max) = (4900, 100_000);
+    rig.announce(0, &[0, 1, 2, 3, 4]);
+    assert_eq!(rig.fetch(), [0, 3, 4], "neither the empty nor the one larger than the cache");
+    rig.held.remove(&key(3));
+    rig.planner.failed(key(3));
+    assert_eq!(rig.fetch(), [0u32; 0], "whoever opens it tries again");
+    rig.held.remove(&key(4));
+    rig.planner.removed(key(4));
+    assert_eq!(rig.fetch(), [4]);
+}
+
+#[test]
+fn what_is_needed_sooner_or_in_the_same_epoch_stays() {
+    let mut rig = Rig::new(Prefetch::Schedule, 1000);
+    let order: Vec<u32> = (0..900).collect();
+    rig.announce(0, &order);
+    drop(rig.open([0]));
+    rig.announce(1, &order);
+    let wanted = |file, urgency| Wanted { key: key(file), bytes: 10, place: Some(u64::from(file)), urgency };
+    let (ahead, urgent) = (wanted(500, Urgency::Ahead), wanted(500, Urgency::Urgent));
+    let may = |wanted, file| rig.planner.may_evict(wanted, key(file));
+    assert!(!may(&ahead, 499) && !may(&urgent, 499), "needed sooner");
+    assert!(!may(&ahead, 501) && may(&urgent, 501), "needed later in this epoch");
+    assert!(may(&ahead, 0), "needed in the next epoch");
+    assert!(may(&ahead, 950), "needed by nobody");
+}
+
+#[test]
+fn only_little_of_an_epoch_is_urgent() {
+    let mut rig = Rig::new(Prefetch::Schedule, 2000);
+    rig.announce(0, &(0..2000).collect::<Vec<_>>());
+    let mut urgent = 0;
+    while let Some(wanted) = rig.next() {
+        urgent += u64::from(wanted.urgency == Urgency::Urgent);
+        rig.held.insert(wanted.key);
+        rig.planner.started(&wanted);
+    }
+    assert_eq!(urgent, (20_000 - 4000) / 200 / 10, "0.5 % of what the epoch must fetch");
+}
+
+#[test]
+fn a_reader_in_order_is_noticed_followed_and_given_up() {
+    let mut rig = Rig::new(Prefetch::Sequential, 2000);
+    assert_eq!(rig.open([10, 11]), [0u32; 0]);
+    assert_eq!(rig.open([12]), [13, 14]);
+    assert!(rig.planner.policy_expects(key(13)), "it does not give way to what comes later");
+    assert_eq!(rig.open([13]), [15], "the window slides on a hit");
+    assert_eq!(rig.open(14..50).last(), Some(&69), "and grows with trust");
+    assert_eq!(rig.open([500, 900, 100]), [0u32; 0]);
+    let random: Vec<u32> = (0..40).map(|at| 100 + at * 37).collect();
+    assert_eq!(rig.open(random), [0u32; 0]);
+    assert!(!rig.planner.policy_expects(key(69)), "what was fetched in vain may leave");
+    assert_eq!(rig.open([1000, 1001, 1002, 1003]), [0u32; 0], "the next must prove more");
+    assert!(!rig.open(1004..1020).is_empty(), "which it does");
+}
+
+#[test]
+fn several_readers_in_order_are_followed_at_once() {
+    let mut rig = Rig::new(Prefetch::Sequential, 2000);
+    let opened = (0..50).flat_map(|at| [at, 500 + at, 1000 + at]);
+    let missed: Vec<u32> = opened
+        .filter(|&file| {
+            let missed = !rig.held.contains(&key(file));
+            drop(rig.open([file]));
+            missed
+        })
+        .collect();
+    assert_eq!(missed.len(), 9, "three opens of each: {missed:?}");
+}
+
+#[test]
+fn an_order_that_repeats_is_foreseen() {
+    let mut rig = Rig::new(Prefetch::History, 2000);
+    let order: Vec<u32> = (0..1000).map(|at| at * 7 % 1000).collect();
+    assert_eq!(rig.open(order.iter().copied()), [0u32; 0], "nothing is known of the first epoch");
+    rig.held.clear();
+    assert_eq!(rig.open(order[..15].iter().copied()), [0u32; 0]);
+    let fetched = rig.open(order[15..20].iter().copied());
+    assert_eq!(fetched[..6], order[16..22], "what came next the last time");
+    assert!(rig.planner.timeline().last_epoch() >= Some(PREDICTED_EPOCHS));
+    let other: Vec<u32> = (20..60).map(|at| order[(at * 331) % 1000]).collect();
+    drop(rig.open(other));
+    assert_eq!(rig.planner.timeline().last_epoch(), None, "it is not believed any more");
+}
+
+#[test]
+fn an_announced_order_takes_the_place_of_a_foreseen_one() {
+    let mut rig = Rig::new(Prefetch::History, 2000);
+    (0..2).for_each(|_| drop(rig.open(0..200)));
+    assert!(rig.planner.timeline().last_epoch() >= Some(PREDICTED_EPOCHS));
+    rig.announce(5, &[1500, 1501]);
+    assert_eq!(rig.planner.timeline().last_epoch(), Some(5));
+    drop(rig.open(0..100));
+    assert!(matches!(rig.planner.plan(key(1500)), Plan::At(_)), "and keeps it");
+}
+
+#[test]
+fn a_policy_is_found_by_its_name() {
+    for prefetch in Prefetch::ALL {
+        assert_eq!(prefetch.name().parse::<Prefetch>().expect("its name"), prefetch);
+    }
+    assert_eq!("oracle".parse::<Prefetch>().expect_err("unknown").kind(), Kind::InvalidInput);
+}
