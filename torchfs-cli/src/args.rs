@@ -1,9 +1,11 @@
 //! The command line: every verb with its flags, as clap sees them. Values are parsed here, meaning is given in `cmd`.
 
 mod mount_options;
+mod sim;
 mod values;
 
 pub use mount_options::{MountWord, helper};
+pub use sim::{Order, Sim};
 pub use values::{CacheSize, Remote, Size, address};
 
 use crate::exit::EXIT_CODES;
@@ -86,6 +88,8 @@ pub enum Verb {
     Status(Status),
     /// Show or set how a folder's new files are coded
     Policy(Policy),
+    /// Simulate caches: hit rates and bytes from storage for an order of opens, without a cluster
+    Sim(Box<Sim>),
     /// See it working: a cluster, a dataset, a mount, and nodes that fail while it is read
     Demo(Demo),
     /// Print a completion script for a shell
@@ -116,6 +120,7 @@ impl Verb {
             Verb::Ln(_) => "ln",
             Verb::Status(_) => "status",
             Verb::Policy(_) => "policy",
+            Verb::Sim(_) => "sim",
             Verb::Demo(_) => "demo",
             Verb::Completions(_) => "completions",
         }
@@ -230,8 +235,8 @@ pub struct Mount {
     /// How much the cache may hold, like 200G or 25% of its disk; 5 % of that, at most 1 GiB, stay free in any case
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     pub cache_size: CacheSize,
-    /// What leaves a full cache first: fifo what came first, lru what was not opened for the longest time, lfu what was
-    /// opened the fewest times
+    /// What leaves a full cache first: fifo what came first, filo what came last, lru what was not opened for the longest
+    /// time, lfu what was opened the fewest times, schedule what an announced order needs last (without one as lru)
     #[arg(long, value_name = "POLICY", default_value_t = Eviction::Lru)]
     pub eviction: Eviction,
     /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE,

@@ -16,6 +16,7 @@ mod policy;
 mod put;
 mod recover;
 mod rm;
+mod sim;
 mod stat;
 mod stats;
 mod status;
@@ -68,6 +69,7 @@ async fn dispatch(cli: Cli) -> Outcome {
         Verb::Put(args) => put::run(global, args, &mut stop).await,
         Verb::Completions(args) => completions::run(args),
         Verb::Umount(args) => stop.or_interrupted(umount::run(args)).await,
+        Verb::Sim(args) => stop.or_interrupted(sim::run(*args)).await,
         verb => stop.or_interrupted(file_verb(global, verb)).await,
     }
 }
@@ -89,7 +91,7 @@ async fn file_verb(global: &Global, verb: Verb) -> Outcome {
         Verb::Status(args) => status::run(global, args).await,
         Verb::Policy(args) => policy::run(global, args).await,
         Verb::Up(_) | Verb::Meta(_) | Verb::Store(_) | Verb::Demo(_) | Verb::Completions(_) => Ok(()),
-        Verb::Put(_) | Verb::Mount(_) | Verb::Umount(_) => Ok(()),
+        Verb::Put(_) | Verb::Mount(_) | Verb::Umount(_) | Verb::Sim(_) => Ok(()),
     }
 }
 

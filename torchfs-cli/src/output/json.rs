@@ -5,6 +5,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 use torchfs_core::layout::Stripe;
 use torchfs_core::meta::{self, Attr, Content, FileKind, FsStat, NodeState};
+use torchfs_core::sim::{Announce, EpochReport, Report, Settings};
 
 /// Writes a value as indented JSON and a newline.
 ///
@@ -269,6 +270,58 @@ impl From<&meta::Status> for Status {
             deleted_bytes: status.deleted_bytes,
             bad_shards: status.bad_shards,
             map_version: status.map.0,
+        }
+    }
+}
+
+/// `sim --json`.
+#[derive(Debug, Serialize)]
+pub struct Simulated {
+    /// The order of opens, in words: no rate means anything without it.
+    pub order: String,
+    pub files: u64,
+    pub bytes: u64,
+    pub epochs: u64,
+    pub runs: Vec<SimulatedRun>,
+}
+
+/// One cache of `sim --json`. Rates and means are of the epochs after the first, if there are more.
+#[derive(Debug, Serialize)]
+pub struct SimulatedRun {
+    pub cache: String,
+    pub cache_bytes: u64,
+    pub policy: &'static str,
+    pub prefetch: &'static str,
+    pub announced: &'static str,
+    pub hit_rate: f64,
+    pub late_rate: f64,
+    pub wasted: u64,
+    pub storage_bytes_per_epoch: u64,
+    pub optimum_bytes_per_epoch: u64,
+    #[serde(rename = "per_epoch")]
+    pub epochs: Vec<EpochReport>,
+}
+
+impl SimulatedRun {
+    pub fn new(cache: String, settings: &Settings, report: &Report) -> Self {
+        let first = usize::from(report.epochs.len() > 1);
+        let (total, counted) = (report.total_from(first), (report.epochs.len() - first).max(1) as u64);
+        SimulatedRun {
+            cache,
+            cache_bytes: settings.cache_bytes,
+            policy: settings.eviction.name(),
+            prefetch: settings.prefetch.name(),
+            announced: match settings.announce {
+                Announce::Never => "no",
+                Announce::AtStart => "at start",
+                Announce::OneAhead => "one ahead",
+            },
+            hit_rate: total.hit_rate(),
+            late_rate: total.late as f64 / total.opens.max(1) as f64,
+            wasted: total.wasted,
+            storage_bytes_per_epoch: total.storage_bytes / counted,
+            optimum_bytes_per_epoch: total.optimum_bytes / counted,
+            epochs: report.epochs.clone(),
         }
     }
 }

@@ -3,3 +3,4 @@
 mod cluster;
 mod files;
 mod fixture;
+mod sim;

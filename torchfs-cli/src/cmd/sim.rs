@@ -1,0 +1,203 @@
+//! `torchfs sim`: what caches of several sizes and policies would do with an order of opens, without a cluster.
+
+mod plot;
+mod trace;
+
+use crate::args::{CacheSize, Order, Sim};
+use crate::exit::{Failure, Outcome};
+use crate::output::json::{Simulated, SimulatedRun};
+use crate::output::{self, count_text, json, size_text, table};
+use plot::Line;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use torchfs_core::IoContext;
+use torchfs_core::cache::policy::Eviction;
+use torchfs_core::prefetch::Prefetch;
+use torchfs_core::sim::{Announce, EpochOrder, Settings, Workload, simulate};
+
+pub async fn run(args: Sim) -> Outcome {
+    let running = tokio::task::spawn_blocking(move || run_blocking(&args));
+    running.await.unwrap_or_else(|error| Err(Failure::from(io::Error::other(error))))
+}
+
+fn run_blocking(args: &Sim) -> Outcome {
+    let workload = workload(args)?;
+    let simulated = simulated(args, &workload)?;
+    if let Some(path) = &args.plot {
+        std::fs::write(path, draw(&simulated)).io(|| path.display().to_string())?;
+    }
+    let mut out = output::stdout();
+    match (args.json, simulated.runs.as_slice()) {
+        (true, _) => json::write(&mut out, &simulated)?,
+        (false, [run]) => write_epochs(&mut out, &simulated, run)?,
+        (false, _) => write_runs(&mut out, &simulated)?,
+    }
+    Ok(out.flush()?)
+}
+
+fn workload(args: &Sim) -> Outcome<Workload> {
+    let workload = match &args.trace {
+        Some(path) => {
+            let text = read(path)?;
+            trace::parse(&text, args.size.0).map_err(|failure| failure.context(path.display()))?
+        }
+        None => {
+            let sizes = vec![args.size.0; args.files as usize];
+            match args.order {
+                Order::Sequential => Workload::sequential(&sizes, args.epochs as usize)?,
+                Order::Shuffled => Workload::shuffled(&sizes, args.epochs as usize, args.seed)?,
+            }
+        }
+    };
+    Ok(if args.workers > 1 { with_workers(&workload, args)? } else { workload })
+}
+
+/// Workers whose number and batch are told with the order.
+fn with_workers(workload: &Workload, args: &Sim) -> Outcome<Workload> {
+    let opened = workload.clone().interleaved(args.workers as usize, args.batch as usize);
+    let told = opened.epochs().iter().map(|epoch| EpochOrder { announced: epoch.opened.clone(), ..epoch.clone() });
+    Ok(Workload::new(workload.dataset().clone(), told.collect())?)
+}
+
+fn read(path: &Path) -> Outcome<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut text = Vec::new();
+        io::stdin().lock().read_to_end(&mut text).io(|| "stdin")?;
+        return Ok(text);
+    }
+    Ok(std::fs::read(path).io(|| path.display().to_string())?)
+}
+
+/// What the order is, for the head of each output.
+fn order_text(args: &Sim) -> String {
+    let order = match (&args.trace, args.order) {
+        (Some(path), _) => format!("in the order of {}", path.display()),
+        (None, Order::Sequential) => "read in the order of their listing".to_owned(),
+        (None, Order::Shuffled) => format!("shuffled anew each epoch (seed {})", args.seed),
+    };
+    match args.workers {
+        1 => order,
+        workers => format!("{order}, by {workers} workers in batches of {}", args.batch),
+    }
+}
+
+fn simulated(args: &Sim, workload: &Workload) -> Outcome<Simulated> {
+    let bytes = workload.dataset().bytes();
+    let mut runs = Vec::new();
+    for (&policy, &prefetch) in args.policy.iter().flat_map(|policy| args.prefetch.iter().map(move |p| (policy, p))) {
+        for &cache in &args.cache {
+            let announce = announced(args, policy, prefetch);
+            let settings = Settings {
+                cache_bytes: cache.of_disk(bytes),
+                eviction: policy,
+                prefetch,
+                announce,
+                fetch_ticks: args.fetch_opens,
+                fetches_max: args.fetches as usize,
+            };
+            runs.push(SimulatedRun::new(cache_text(cache), &settings, &simulate(workload, &settings)?));
+        }
+    }
+    let files = workload.dataset().files().len() as u64;
+    Ok(Simulated { order: order_text(args), files, bytes, epochs: workload.epochs().len() as u64, runs })
+}
+
+fn cache_text(cache: CacheSize) -> String {
+    match cache {
+        CacheSize::Bytes(bytes) => size_text(bytes),
+        CacheSize::Percent(percent) => format!("{percent} %"),
+    }
+}
+
+/// Whoever needs no hint gets none, so that it shows what it does by itself.
+fn announced(args: &Sim, policy: Eviction, prefetch: Prefetch) -> Announce {
+    match (policy, prefetch) {
+        (_, Prefetch::Schedule) | (Eviction::Schedule, Prefetch::None) => args.announce.into(),
+        (_, Prefetch::None | Prefetch::Sequential | Prefetch::History) => Announce::Never,
+    }
+}
+
+fn write_head(out: &mut impl Write, simulated: &Simulated) -> io::Result<()> {
+    let Simulated { files, bytes, epochs, order, .. } = simulated;
+    let (files, bytes) = (count_text(*files), size_text(*bytes));
+    let times = if *epochs == 1 { "once".to_owned() } else { format!("{epochs} times") };
+    writeln!(out, "{files} files, {bytes}, {times}, {order}")?;
+    writeln!(out)
+}
+
+fn write_runs(out: &mut impl Write, simulated: &Simulated) -> io::Result<()> {
+    write_head(out, simulated)?;
+    let head =
+        ["cache", "policy", "prefetch", "announced", "hits", "late", "wasted", "storage/epoch", "least", "above it"];
+    let mut table = table(&head, "><<<>>>>>>");
+    for run in &simulated.runs {
+        table.add_row([
+            run.cache.clone(),
+            run.policy.to_owned(),
+            run.prefetch.to_owned(),
+            run.announced.to_owned(),
+            percent(run.hit_rate),
+            percent(run.late_rate),
+            count_text(run.wasted),
+            size_text(run.storage_bytes_per_epoch),
+            size_text(run.optimum_bytes_per_epoch),
+            above(run.storage_bytes_per_epoch, run.optimum_bytes_per_epoch),
+        ]);
+    }
+    output::write_table(out, &table)
+}
+
+/// Of a single run all epochs are shown.
+fn write_epochs(out: &mut impl Write, simulated: &Simulated, run: &SimulatedRun) -> io::Result<()> {
+    write_head(out, simulated)?;
+    let SimulatedRun { cache, policy, prefetch, announced, .. } = run;
+    writeln!(out, "cache {cache}, policy {policy}, prefetch {prefetch}, announced: {announced}")?;
+    writeln!(out)?;
+    let head = ["epoch", "opens", "hits", "late", "misses", "wasted", "from storage", "least", "above it", "stall"];
+    let mut table = table(&head, ">>>>>>>>>>");
+    for (number, epoch) in run.epochs.iter().enumerate() {
+        table.add_row([
+            (number + 1).to_string(),
+            count_text(epoch.opens),
+            percent(epoch.hit_rate()),
+            count_text(epoch.late),
+            count_text(epoch.misses),
+            count_text(epoch.wasted),
+            size_text(epoch.storage_bytes),
+            size_text(epoch.optimum_bytes),
+            above(epoch.storage_bytes, epoch.optimum_bytes),
+            count_text(epoch.stall_ticks),
+        ]);
+    }
+    output::write_table(out, &table)?;
+    writeln!(out, "\nstall: how many more files the reader could have worked on while it waited")
+}
+
+/// `99.85 %`; whole only if it is.
+fn percent(part: f64) -> String {
+    let percent = part * 100.0;
+    let rounded = if percent < 100.0 { (percent * 100.0).floor() / 100.0 } else { 100.0 };
+    format!("{rounded:.2} %")
+}
+
+fn above(bytes: u64, least: u64) -> String {
+    match (bytes, least) {
+        (0, 0) => "0.00 %".to_owned(),
+        (_, 0) => "all".to_owned(),
+        _ => format!("{:.2} %", (bytes as f64 / least as f64 - 1.0) * 100.0),
+    }
+}
+
+fn draw(simulated: &Simulated) -> String {
+    let mut lines: Vec<Line> = Vec::new();
+    for run in &simulated.runs {
+        let name = format!("{}, prefetch {}", run.policy, run.prefetch);
+        let point = (run.cache_bytes, run.hit_rate);
+        match lines.iter_mut().find(|line| line.name == name) {
+            Some(line) => line.points.push(point),
+            None => lines.push(Line { name, points: vec![point] }),
+        }
+    }
+    lines.iter_mut().for_each(|line| line.points.sort_unstable_by_key(|&(cache, _)| cache));
+    plot::svg(&format!("{} files, {}", count_text(simulated.files), simulated.order), simulated.bytes, &lines)
+}
