@@ -281,7 +281,7 @@ impl MetaSession {
     }
 
     /// Ends what [`MetaSession::watch`] began: from now on nothing is answered from memory, and others need not wait for this
-    /// client any more. Call it before the client ends; otherwise it holds them up for at most a [`LEASE`], once.
+    /// client any more. Call it before the client ends; otherwise it holds them up for at most a [`LEASE`](crate::settings::LEASE), once.
     pub async fn leave(&self) {
         self.line.cache.leave(self.line.client).await;
     }
