@@ -281,7 +281,8 @@ impl MetaSession {
     }
 
     /// Ends what [`MetaSession::watch`] began: from now on nothing is answered from memory, and others need not wait for this
-    /// client any more. Call it before the client ends; otherwise it holds them up for at most a [`LEASE`](crate::settings::LEASE), once.
+    /// client any more. Call it before the client ends; otherwise it holds them up once, for at most a
+    /// [`LEASE`](crate::settings::LEASE).
     pub async fn leave(&self) {
         self.line.cache.leave(self.line.client).await;
     }
