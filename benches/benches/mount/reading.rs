@@ -61,6 +61,17 @@ fn read_rate(folder: &Path, files: usize) -> f64 {
     bytes as f64 / taken
 }
 
+/// Reads the same files on the mount and on the local disk in turn; the medians.
+fn in_turn(times: usize, mount: &Path, local: &Path, files: usize) -> (f64, f64) {
+    let (ours, theirs) = (0..times)
+        .map(|_| {
+            let theirs = read_rate(local, files);
+            (read_rate(mount, files), theirs)
+        })
+        .unzip();
+    (median(ours), median(theirs))
+}
+
 fn best(times: usize, mut rate: impl FnMut() -> f64) -> f64 {
     (0..times).map(|_| rate()).fold(0.0, f64::max)
 }
@@ -89,18 +100,8 @@ fn large(bench: &Bench, local: &Path) {
 
     let mount = Mount::start(&bench.cluster, "large-1");
     let folder = mount.join("reading/large");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..5 {
-        theirs.push(read_rate(local, LARGE_FILES));
-        ours.push(read_rate(&folder, LARGE_FILES));
-    }
-    row(
-        "80 MB files, cached, page cache warm",
-        "MB/s",
-        median(ours) / MB,
-        median(theirs) / MB,
-        "local disk, page cache warm",
-    );
+    let (ours, theirs) = in_turn(5, &folder, local, LARGE_FILES);
+    row("80 MB files, cached, page cache warm", "MB/s", ours / MB, theirs / MB, "local disk, page cache warm");
     mount.unmount();
 }
 
@@ -118,16 +119,12 @@ fn small(bench: &Bench, local: &Path) {
         local_cold / per_file,
         "local disk, page cache cold",
     );
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        theirs.push(read_rate(local, SMALL_FILES));
-        ours.push(read_rate(&folder, SMALL_FILES));
-    }
+    let (ours, theirs) = in_turn(3, &folder, local, SMALL_FILES);
     row(
         "64 KiB files, cached, again in order",
         "files/s",
-        median(ours) / per_file,
-        median(theirs) / per_file,
+        ours / per_file,
+        theirs / per_file,
         "local disk, page cache warm",
     );
     mount.unmount();

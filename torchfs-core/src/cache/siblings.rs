@@ -51,8 +51,8 @@ impl Siblings {
 
     /// Whether there are none, as far as was seen lately.
     pub fn are_none(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.others.is_empty() && state.is_looked()
+        // Who holds it may be reading from the disk, and is not waited for here, on a thread of the runtime.
+        self.state.try_lock().is_ok_and(|state| state.others.is_empty() && state.is_looked())
     }
 
     /// Bytes of a file, if one of them has it whole and undamaged. The range begins and ends with chunks. Blocks on the disk.
