@@ -1,0 +1,172 @@
+"""Datasets that are files: `file_dataset`, and how any dataset's files are named to a mount."""
+
+import json
+import os
+from array import array
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+
+from torchfs.mount import Mount, PathLike
+
+Transform = Callable[[bytes, str], Any]
+
+
+def listing(root: PathLike) -> List[str]:
+    """The regular files below `root`, relative to it, in the order of the bytes of their paths.
+
+    Symbolic links are neither listed nor followed. A mount numbers the files of a folder in this order.
+    """
+    top = os.fsencode(root)
+    found: List[bytes] = []
+    folders = [b""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(os.path.join(top, below)) as entries:
+            for entry in entries:
+                path = os.path.join(below, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(path)
+    found.sort()
+    return [os.fsdecode(path) for path in found]
+
+
+class FileDataset:
+    """A map-style dataset whose samples are whole files. Made by `file_dataset`."""
+
+    def __init__(self, root: PathLike, transform: Optional[Transform], suffixes: Optional[Sequence[str]]) -> None:
+        self.root = os.path.abspath(root)
+        self.transform = transform
+        wanted = tuple(suffixes) if suffixes is not None else ("",)
+        # Where each file stands in the listing of the whole folder, which is how a mount knows it.
+        self.positions = array("q")
+        self.paths: List[str] = []
+        for position, path in enumerate(listing(self.root)):
+            if path.endswith(wanted):
+                self.positions.append(position)
+                self.paths.append(os.path.join(self.root, path))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        path = self.paths[index]
+        with open(path, "rb", buffering=0) as file:
+            content = file.readall()
+        return content if self.transform is None else self.transform(content, path)
+
+
+def file_dataset(
+    path: PathLike, transform: Optional[Transform] = None, *, suffixes: Optional[Sequence[str]] = None
+) -> FileDataset:
+    """The regular files below `path` as a map-style dataset, in the order of the bytes of their paths.
+
+    A sample is the file's content, or `transform(content, path)`. With `suffixes`, only files whose names end so.
+    """
+    return FileDataset(path, transform, suffixes)
+
+
+class Named:
+    """How the samples of a dataset are named to a mount: `lines[index]`, None for what is elsewhere.
+
+    With `folder`, the lines are positions in the sorted listing of that folder, else paths; both relative to the mount.
+    """
+
+    def __init__(self, lines: Sequence[Union[int, str, None]], folder: Optional[str] = None) -> None:
+        self.lines = lines
+        self.folder = folder
+
+    def header(self) -> Dict[str, Any]:
+        return {} if self.folder is None else {"folder": self.folder}
+
+    def text(self, indices: Iterable[int]) -> Iterator[str]:
+        lines = self.lines
+        return (str(line) for line in map(lines.__getitem__, indices) if line is not None)
+
+    def __bool__(self) -> bool:
+        return any(line is not None for line in self.lines)
+
+
+def name_files(dataset: Any, mount: Mount) -> Named:
+    """How the files of `dataset` are named to `mount`. See `paths_of` for what a dataset may be."""
+    if isinstance(dataset, FileDataset):
+        folder = _below(os.path.realpath(dataset.root), mount.point)
+        if folder is None:
+            return Named([None] * len(dataset))
+        if _is_utf8(folder):
+            return Named(dataset.positions, folder)
+    elif _is_subset(dataset):
+        whole = name_files(dataset.dataset, mount)
+        return Named([whole.lines[index] for index in dataset.indices], whole.folder)
+    return Named(list(_relative(paths_of(dataset), mount.point)))
+
+
+def first_path(dataset: Any) -> Optional[str]:
+    """A path that tells which mount a dataset is on; None if it has no sample."""
+    if isinstance(dataset, FileDataset):
+        return dataset.root
+    while _is_subset(dataset):
+        dataset = dataset.dataset
+    return next(iter(paths_of(dataset)), None)
+
+
+def paths_of(dataset: Any) -> Iterable[str]:
+    """The path of each sample: a list of paths, or a dataset with `paths`, or with `samples` or `imgs` as torchvision's.
+
+    Raises TypeError for other datasets.
+    """
+    if isinstance(dataset, (list, tuple)):
+        found: Any = dataset
+    else:
+        attributes = (getattr(dataset, name, None) for name in ("paths", "samples", "imgs"))
+        found = next((each for each in attributes if isinstance(each, (list, tuple))), None)
+    if found is None:
+        raise TypeError(f"{type(dataset).__name__} does not tell the paths of its samples: give them as paths=")
+    return (_path(sample) for sample in found)
+
+
+def _path(sample: Any) -> str:
+    """The path in a sample, which is one or begins with one."""
+    path = sample[0] if isinstance(sample, tuple) and sample else sample
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"a sample is named by {type(path).__name__}, not by a path: give the paths as paths=")
+    return os.fsdecode(path)
+
+
+def _is_subset(dataset: Any) -> bool:
+    """Whether it is a torch.utils.data.Subset, or anything that works the same way."""
+    return hasattr(dataset, "dataset") and hasattr(dataset, "indices")
+
+
+def _relative(paths: Iterable[str], point: str) -> Iterator[Optional[str]]:
+    """Each path as a line of an order. Folders are looked up once each: there are far fewer of them than files."""
+    folders: Dict[str, Optional[str]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = _below(os.path.realpath(folder), point)
+        below = folders[folder]
+        yield None if below is None else _line(os.path.join(below, name))
+
+
+def _below(path: str, point: str) -> Optional[str]:
+    """`path` relative to the folder `point`, "" for itself, None for what is not below it."""
+    if path == point:
+        return ""
+    prefix = os.path.join(point, "")
+    return path[len(prefix) :] if path.startswith(prefix) else None
+
+
+def _line(path: str) -> str:
+    """A path as an entry of an order. A name that is not UTF-8 cannot be told: the mount counts it as unknown."""
+    if not _is_utf8(path):
+        path = os.fsencode(path).decode("utf-8", "replace")
+    return json.dumps(path) if "\n" in path or path[:1] in ("{", '"') else path
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

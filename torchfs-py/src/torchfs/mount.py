@@ -1,0 +1,114 @@
+"""A mount as programs see it: the folder `.torchfs` at its root, which is in no listing. Its files are described in
+docs/schedule.md (`schedule`) and docs/semantics.md (`stats`, `version`) of the TorchFS repository."""
+
+import errno
+import json
+import os
+from itertools import islice
+from typing import Any, Dict, Iterable, Optional, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+# Lines that are joined before they are written: some hundred KiB, however long an order is.
+_LINES_PER_WRITE = 16384
+
+
+class Mount:
+    """The TorchFS mount at `point`. Makes no check; `find_mount` does."""
+
+    def __init__(self, point: PathLike) -> None:
+        self.point = os.path.realpath(point)
+
+    def __fspath__(self) -> str:
+        return self.point
+
+    def __repr__(self) -> str:
+        return f"Mount({self.point!r})"
+
+    def announce(self, header: Dict[str, Any], lines: Iterable[str]) -> None:
+        """Announces the order of an epoch: what will be read, one entry per line.
+
+        Raises OSError with the mount's reason if it does not accept the order.
+        """
+        try:
+            self._write(header, lines)
+        except OSError as error:
+            # What is wrong with a text the mount says in words; an errno has none.
+            reason = self.announced().get("error") if error.errno == errno.EINVAL else None
+            raise OSError(error.errno, reason or error.strerror, self._file("schedule")) from error
+
+    def announced(self) -> Dict[str, Any]:
+        """What is announced, as the mount understood it. Empty if it does not tell."""
+        try:
+            with open(self._file("schedule"), encoding="utf-8") as file:
+                told = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def forget(self) -> None:
+        """Withdraws everything that was announced."""
+        os.close(self._open())
+
+    def stats(self) -> Dict[str, Any]:
+        """The mount's counters since it was mounted."""
+        with open(self._file("stats"), encoding="utf-8") as file:
+            return json.load(file)
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.point, ".torchfs", name)
+
+    def _open(self) -> int:
+        # Not O_CREAT: on what is no mount, or an older one, nothing shall appear.
+        return os.open(self._file("schedule"), os.O_WRONLY | os.O_TRUNC)
+
+    def _write(self, header: Dict[str, Any], lines: Iterable[str]) -> None:
+        remaining = iter(lines)
+        descriptor = self._open()
+        try:
+            text = json.dumps(header) + "\n"
+            while text:
+                _write_all(descriptor, text.encode())
+                text = "".join(line + "\n" for line in islice(remaining, _LINES_PER_WRITE))
+        except BaseException:
+            _close_quietly(descriptor)
+            raise
+        # The mount reads the order when the file is closed, and close tells what is wrong with it.
+        os.close(descriptor)
+
+
+def find_mount(path: PathLike) -> Optional[Mount]:
+    """The TorchFS mount that holds `path`, or None."""
+    folder = os.path.realpath(path)
+    while True:
+        if os.path.isfile(os.path.join(folder, ".torchfs", "version")):
+            return Mount(folder)
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return None
+        folder = parent
+
+
+def stats(path: PathLike) -> Dict[str, Any]:
+    """The counters of the mount that holds `path`.
+
+    Raises ValueError if there is none.
+    """
+    mount = find_mount(path)
+    if mount is None:
+        raise ValueError(f"{os.fspath(path)} is not on a TorchFS mount")
+    return mount.stats()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _close_quietly(descriptor: int) -> None:
+    """Closes after something else failed, which is what the caller hears of."""
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass

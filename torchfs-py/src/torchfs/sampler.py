@@ -1,0 +1,191 @@
+"""`ScheduledSampler`: any sampler, whose order a TorchFS mount is told before it is read."""
+
+import os
+import warnings
+from array import array
+from itertools import chain
+from operator import index
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+from torch.utils.data import Sampler
+
+from torchfs.files import Named, first_path, name_files
+from torchfs.future import epoch_of, next_time, of_ranks_after
+from torchfs.mount import Mount, PathLike, find_mount
+from torchfs.plan import Order, plan_of
+
+# How much of an epoch is handed out before the next one is looked at: the first batches come first.
+_AHEAD_AFTER = 1 / 8
+
+# So often in a row the next order may turn out another than was foreseen; then it is not foreseen any more.
+_WRONG_MAX = 2
+
+
+class ScheduledSampler(Sampler):
+    """Yields exactly what `sampler` yields, and tells the mount that holds the files of `dataset`.
+
+    Each time it is iterated, it draws the whole order from `sampler` and announces it. Where the order after that can be
+    known without drawing it, it is announced during the epoch. Attributes of `sampler`, such as `set_epoch`, pass through.
+
+    sampler: any sampler with a length, of samples or of batches of them.
+    dataset: a `file_dataset`, torchvision's ImageFolder or DatasetFolder, a Subset of one, or anything with `paths`.
+    paths: the path of each sample, for other datasets.
+    mount: where the mount is; found by itself otherwise.
+    epoch: the number of the first order, which `torchfs stats` will show; otherwise it follows what was announced before.
+    num_workers, batch_size: the data loader's; with them the mount knows which worker opens which file. A batch sampler
+        tells its size by itself.
+    gather: if several processes read through one mount: given the indices that this one reads, returns the indices of each
+        in the process that shall announce them, and None in the others, as MPI's gather does. A DistributedSampler under
+        torchrun needs none: the first rank of each machine works out the orders of the others.
+
+    What cannot be announced is told by a warning, and training goes on.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        dataset: Any = None,
+        *,
+        paths: Optional[Sequence[PathLike]] = None,
+        mount: Optional[PathLike] = None,
+        epoch: Optional[int] = None,
+        num_workers: Optional[int] = None,
+        batch_size: Optional[int] = None,
+        gather: Optional[Callable[[array], Optional[List[array]]]] = None,
+    ) -> None:
+        # Not Sampler.__init__: its only argument has come and gone between versions of PyTorch.
+        self.sampler = sampler
+        self.mount = _mount(mount, paths if paths is not None else dataset)
+        self._files = self._name_files(paths if paths is not None else dataset)
+        self._plan = plan_of(self.mount) if self.mount else None
+        self._epoch = epoch
+        self._batch_size = batch_size or getattr(sampler, "batch_size", None)
+        self._num_workers = num_workers
+        self._gather = gather
+        self._foreseen: Optional[Order] = None
+        self._wrong = 0
+        self._last_epoch: Optional[int] = None
+        # How much set_epoch adds each time.
+        self._step = 1
+
+    def __iter__(self) -> Iterator[Any]:
+        # Some samplers draw when they are asked for an iterator, others when for the first sample: so does this one.
+        drawn = iter(self.sampler)
+        return self._announced(drawn) if self._files else drawn
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sampler" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.sampler, name)
+
+    def _announced(self, drawn: Iterator[Any]) -> Iterator[Any]:
+        drawn_order = list(drawn)
+        _quietly(self._begin, drawn_order)
+        ahead_after = int(len(drawn_order) * _AHEAD_AFTER)
+        for position, sample in enumerate(drawn_order):
+            if position == ahead_after:
+                _quietly(self._look_ahead)
+            yield sample
+
+    def _begin(self, drawn_order: List[Any]) -> None:
+        epoch = epoch_of(self.sampler)
+        if epoch is not None and self._last_epoch is not None:
+            self._step = epoch - self._last_epoch
+        self._last_epoch = epoch
+        own = _flat(drawn_order)
+        order = self._order(self._gather(own) if self._gather else read_here(self.sampler, own))
+        if order is None:
+            return
+        if self._foreseen is not None:
+            self._wrong = 0 if order.same_as(self._foreseen) else self._wrong + 1
+            self._foreseen = None
+        first, self._epoch = self._epoch, None
+        self._plan.begin(self, order, epoch=first, at_least=epoch or 0)
+
+    def _look_ahead(self) -> None:
+        if self._gather or self._wrong >= _WRONG_MAX:
+            return
+        ahead = next_time(self.sampler, self._step)
+        order = self._order(read_here(ahead, _flat(list(ahead)))) if ahead is not None else None
+        if order is not None:
+            self._foreseen = order
+            self._plan.expect(self, order)
+
+    def _order(self, orders: Optional[List[array]]) -> Optional[Order]:
+        """What the mount is told, if it is this process that tells it, and there is something to tell."""
+        indices = side_by_side(orders, self._batch_size or 1) if orders else None
+        if not indices:
+            return None
+        hints: Dict[str, int] = {}
+        if self._num_workers is not None:
+            hints["workers"] = max(self._num_workers, 1) * len(orders)
+        if self._batch_size is not None:
+            hints["batch_size"] = self._batch_size
+        return Order(self._files, indices, hints)
+
+    def _name_files(self, dataset: Any) -> Optional[Named]:
+        """How the mount knows the samples. None if it does not, or if the order has no end."""
+        if self.mount is None:
+            return None
+        if not hasattr(type(self.sampler), "__len__"):
+            _warn(f"{type(self.sampler).__name__} has no length, so its order is not announced")
+            return None
+        named = name_files(dataset, self.mount)
+        if not named:
+            _warn(f"no sample is below {self.mount.point}, so no order is announced")
+            return None
+        return named
+
+
+def read_here(sampler: Any, own: array) -> Optional[List[array]]:
+    """The orders that are read on this machine at the same time, in the process that announces them."""
+    size, rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    others = of_ranks_after(sampler, size - 1) if size > 1 else None
+    if others is None:
+        return [own]
+    return None if rank else [own, *(_flat(list(other)) for other in others)]
+
+
+def side_by_side(orders: List[array], batch_size: int) -> array:
+    """Orders that are read at the same time, batch by batch in turn, as one."""
+    if len(orders) == 1:
+        return orders[0]
+    together = array("q")
+    for start in range(0, max(map(len, orders), default=0), batch_size):
+        for order in orders:
+            together.extend(order[start : start + batch_size])
+    return together
+
+
+def _flat(order: List[Any]) -> array:
+    """The samples of an order of samples or batches."""
+    if order and isinstance(order[0], (list, tuple)):
+        order = list(chain.from_iterable(order))
+    return array("q", map(index, order))
+
+
+def _mount(given: Optional[PathLike], dataset: Any) -> Optional[Mount]:
+    path = first_path(dataset) if given is None else None
+    found = find_mount(path) if path is not None else None
+    if isinstance(given, Mount):
+        return given
+    if given is not None:
+        return Mount(given)
+    if found is None:
+        _warn(f"{path or 'an empty dataset'} is not on a TorchFS mount, so no order is announced")
+    return found
+
+
+def _quietly(work: Callable[..., None], *arguments: Any) -> None:
+    """Announcing only makes training faster: whatever fails in it must not end the training."""
+    try:
+        work(*arguments)
+    except Exception as error:
+        _warn(f"an order is not announced, and training goes on without: {error}")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"torchfs: {message}", RuntimeWarning, stacklevel=3)

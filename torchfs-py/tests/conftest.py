@@ -1,0 +1,55 @@
+"""Files to read, and mounts to announce to: one that is only a folder, and a real one if there is a binary."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from torchfs import Mount
+
+
+class RecordedMount(Mount):
+    """A plain folder that has what a mount has in `.torchfs`, and keeps every text that was written to it."""
+
+    def __init__(self, point):
+        super().__init__(point)
+        self.texts = []
+        own = Path(self.point, ".torchfs")
+        own.mkdir()
+        (own / "version").write_text("fake\n")
+        (own / "stats").write_text('{"opens": 7}')
+        (own / "schedule").touch()
+
+    def announce(self, header, lines):
+        super().announce(header, lines)
+        self.texts.append(Path(self.point, ".torchfs", "schedule").read_text())
+
+    @property
+    def orders(self):
+        """What was announced, one after the other: (header, entries)."""
+        return [(json.loads(text.splitlines()[0]), text.splitlines()[1:]) for text in self.texts]
+
+    def final(self):
+        """The order of each epoch that counts in the end: the last one announced for it."""
+        return {header["epoch"]: entries for header, entries in self.orders}
+
+
+@pytest.fixture
+def mount(tmp_path):
+    point = tmp_path / "mount"
+    point.mkdir()
+    return RecordedMount(point)
+
+
+@pytest.fixture
+def train(mount):
+    """A folder of 60 files in three classes, whose contents tell their paths."""
+    return make_files(Path(mount.point, "train"), 60)
+
+
+def make_files(folder, count):
+    for number in range(count):
+        path = Path(folder, f"class-{number % 3}", f"{number:04}.bin")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(path.relative_to(folder)))
+    return str(folder)

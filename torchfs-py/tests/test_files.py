@@ -1,0 +1,128 @@
+"""Which files a dataset has, how a mount knows them, and what is found out about mounts."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.utils.data
+import torchfs
+from torchfs.files import name_files
+
+
+def write(root, *names):
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_text("content")
+
+
+def test_a_listing_is_sorted_by_the_bytes_of_whole_paths(tmp_path):
+    # "." and "-" sort before "/", so a folder's files do not come in one piece; "Z" before "a"; two bytes after one.
+    names = ["a/b", "a.b", "a-b", "a0", "a/0/c", "Z", "é", "z", b"\xff"]
+    write(tmp_path, *names)
+    expected = sorted(map(os.fsencode, names))
+    assert [os.fsencode(path) for path in torchfs.listing(tmp_path)] == expected
+    assert torchfs.listing(tmp_path)[:5] == ["Z", "a-b", "a.b", "a/0/c", "a/b"]
+
+
+def test_a_listing_has_regular_files_only(tmp_path):
+    write(tmp_path, "file", "folder/file")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "linked").symlink_to("folder")
+    os.mkfifo(tmp_path / "pipe")
+    assert torchfs.listing(tmp_path) == ["file", "folder/file"]
+
+
+def test_samples_are_whole_files(tmp_path):
+    write(tmp_path, "b", "a/c")
+    dataset = torchfs.file_dataset(tmp_path)
+    assert dataset.root == str(tmp_path)
+    assert dataset.paths == [str(tmp_path / "a/c"), str(tmp_path / "b")]
+    assert len(dataset) == 2 and dataset[0] == b"content" and list(dataset) == [b"content"] * 2
+    transformed = torchfs.file_dataset(tmp_path, lambda content, path: (len(content), path))
+    assert transformed[1] == (7, str(tmp_path / "b"))
+
+
+def test_with_suffixes_files_keep_their_place_in_the_listing(mount):
+    root = Path(mount.point, "set")
+    write(root, "a.txt", "b.png", "c.txt", "d.jpg")
+    dataset = torchfs.file_dataset(root, suffixes=[".png", ".jpg"])
+    assert [os.path.basename(path) for path in dataset.paths] == ["b.png", "d.jpg"]
+    named = name_files(dataset, mount)
+    assert named.header() == {"folder": "set"} and list(named.text([1, 0])) == ["3", "1"]
+
+
+def test_a_dataset_goes_to_other_processes(tmp_path):
+    write(tmp_path, "a")
+    assert pickle.loads(pickle.dumps(torchfs.file_dataset(tmp_path)))[0] == b"content"
+
+
+def test_the_root_of_a_mount_is_a_folder_too(mount):
+    write(mount.point, "a")
+    assert name_files(torchfs.file_dataset(mount.point), mount).header() == {"folder": ""}
+
+
+def test_subsets_name_their_own_files(mount, train):
+    whole = torchfs.file_dataset(train)
+    subset = torch.utils.data.Subset(torch.utils.data.Subset(whole, range(10, 30)), [5, 0, 19])
+    named = name_files(subset, mount)
+    assert named.header() == {"folder": "train"} and list(named.text([0, 1, 2, 0])) == ["15", "10", "29", "15"]
+
+
+@pytest.mark.parametrize("attribute", ["samples", "imgs"])
+def test_folders_of_images_name_files_by_their_paths(mount, train, attribute):
+    class Images:
+        def __init__(self):
+            setattr(self, attribute, [(path, 0) for path in torchfs.file_dataset(train).paths])
+
+    named = name_files(Images(), mount)
+    assert named.header() == {} and list(named.text([1])) == ["train/class-0/0003.bin"]
+
+
+def test_torchvision_folders_are_known(mount, train):
+    torchvision = pytest.importorskip("torchvision")
+    images = torchvision.datasets.DatasetFolder(train, loader=str, extensions=(".bin",))
+    assert list(name_files(images, mount).text([59])) == ["train/class-2/0059.bin"]
+
+
+def test_paths_may_lead_through_links_and_elsewhere(mount, train, tmp_path):
+    (tmp_path / "link").symlink_to(train)
+    write(tmp_path, "outside")
+    paths = [tmp_path / "link/class-0/0000.bin", tmp_path / "outside", Path(train, "class-1/0001.bin")]
+    named = name_files(paths, mount)
+    assert list(named.text([2, 1, 0])) == ["train/class-1/0001.bin", "train/class-0/0000.bin"]
+
+
+def test_names_that_would_be_misread_are_quoted(mount):
+    names = ["new\nline", '{"epoch": 1}', '"quoted"', "plain {", os.fsdecode(b"\xff")]
+    paths = [os.path.join(mount.point, name) for name in names]
+    lines = list(name_files(paths, mount).text(range(5)))
+    assert lines == ['"new\\nline"', '"{\\"epoch\\": 1}"', '"\\"quoted\\""', "plain {", "\ufffd"]
+
+
+def test_a_dataset_that_does_not_tell_paths_is_refused(mount):
+    with pytest.raises(TypeError, match="paths="):
+        name_files(torch.utils.data.TensorDataset(torch.zeros(3)), mount)
+
+
+def test_a_mount_is_found_from_anything_on_it(mount, train, tmp_path):
+    assert torchfs.find_mount(mount.point).point == mount.point
+    assert torchfs.find_mount(os.path.join(train, "class-0", "0000.bin")).point == mount.point
+    (tmp_path / "link").symlink_to(train)
+    assert torchfs.find_mount(tmp_path / "link").point == mount.point
+    assert torchfs.find_mount(tmp_path) is None
+
+
+def test_stats_are_those_of_the_mount(train, tmp_path):
+    assert torchfs.stats(train) == {"opens": 7}
+    with pytest.raises(ValueError, match="not on a TorchFS mount"):
+        torchfs.stats(tmp_path)
+
+
+def test_pytorch_is_imported_only_when_it_is_used():
+    code = "import sys, torchfs; torchfs.find_mount('/'); assert 'torch' not in sys.modules; torchfs.ScheduledSampler; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})

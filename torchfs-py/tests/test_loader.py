@@ -1,0 +1,64 @@
+"""Real data loaders with real workers: forked, spawned and kept; what they read is what was announced."""
+
+import os
+
+import pytest
+import torch
+import torchfs
+from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+from torchfs import ScheduledSampler
+
+WORKERS = [(0, None, False), (2, "fork", False), (2, "spawn", True), (4, "fork", True)]
+SAMPLERS = {
+    "random": lambda data: RandomSampler(data, generator=torch.Generator().manual_seed(3)),
+    "weighted": lambda data: WeightedRandomSampler([1.0] * 30 + [9.0] * 30, 60),
+    "distributed": lambda data: DistributedSampler(data, num_replicas=2, rank=0),
+}
+
+
+def path_and_process(content, path):
+    return content.decode(), os.getpid()
+
+
+def epochs(data, sampler, workers, method, persistent):
+    """What two epochs read, and in which processes."""
+    torch.manual_seed(1)
+    loader = DataLoader(data, batch_size=4, sampler=sampler, num_workers=workers, multiprocessing_context=method,
+                        persistent_workers=persistent, timeout=120 if workers else 0)
+    read, processes = [], set()
+    for epoch in range(2):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        read.append([])
+        for paths, process in loader:
+            read[-1] += paths
+            processes.update(process.tolist())
+    return read, processes
+
+
+@pytest.mark.parametrize("workers, method, persistent", WORKERS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_loaders_read_what_is_announced(name, workers, method, persistent, mount, train):
+    if method == "spawn" and name != "random":
+        pytest.skip("spawning takes seconds, and the sampler stays in the main process")
+    data = torchfs.file_dataset(train, path_and_process)
+    plain, _ = epochs(data, SAMPLERS[name](data), workers, method, persistent)
+    wrapped = ScheduledSampler(SAMPLERS[name](data), data, mount=mount, num_workers=workers, batch_size=4)
+    read, processes = epochs(data, wrapped, workers, method, persistent)
+    assert read == plain and read[0] != read[1]
+    assert (os.getpid() in processes) == (workers == 0) and len(processes) >= max(workers, 1)
+    listed = torchfs.listing(train)
+    for epoch in range(2):
+        assert [listed[int(entry)] for entry in mount.final()[epoch]] == read[epoch]
+    assert mount.orders[0][0] == {"epoch": 0, "folder": "train", "workers": max(workers, 1), "batch_size": 4}
+
+
+def test_a_training_may_stop_in_the_middle_of_an_epoch(mount, train):
+    data = torchfs.file_dataset(train)
+    sampler = ScheduledSampler(RandomSampler(data), data, mount=mount)
+    loader = DataLoader(data, batch_size=4, sampler=sampler, num_workers=2)
+    for _ in range(3):
+        next(iter(loader))
+    assert sorted(mount.final()) == [0, 1, 2]
+    assert all(sorted(map(int, order)) == list(range(60)) for order in mount.final().values())
