@@ -278,8 +278,9 @@ def test_a_sampler_without_an_end_is_left_alone(mount, train):
 def test_a_mount_that_takes_no_orders_is_told_of_and_training_goes_on(mount, train):
     os.unlink(os.path.join(mount.point, ".torchfs", "schedule"))
     data = torchfs.file_dataset(train)
-    with pytest.warns(RuntimeWarning, match="No such file.*schedule"):
+    with pytest.warns(RuntimeWarning, match="No such file.*schedule") as told:
         assert list(ScheduledSampler(SequentialSampler(data), data)) == list(range(60))
+    assert len(told) == 1
 
 
 def test_why_a_mount_refuses_an_order_is_told(mount, train, monkeypatch):

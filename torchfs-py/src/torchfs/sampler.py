@@ -83,8 +83,8 @@ class ScheduledSampler(Sampler):
 
     def _announced(self, drawn: Iterator[Any]) -> Iterator[Any]:
         drawn_order = list(drawn)
-        _quietly(self._begin, drawn_order)
-        ahead_after = int(len(drawn_order) * _AHEAD_AFTER)
+        announced = _quietly(self._begin, drawn_order)
+        ahead_after = int(len(drawn_order) * _AHEAD_AFTER) if announced else None
         for position, sample in enumerate(drawn_order):
             if position == ahead_after:
                 _quietly(self._look_ahead)
@@ -179,12 +179,14 @@ def _mount(given: Optional[PathLike], dataset: Any) -> Optional[Mount]:
     return found
 
 
-def _quietly(work: Callable[..., None], *arguments: Any) -> None:
-    """Announcing only makes training faster: whatever fails in it must not end the training."""
+def _quietly(work: Callable[..., None], *arguments: Any) -> bool:
+    """Whether it was done. Announcing only makes training faster: whatever fails in it must not end the training."""
     try:
         work(*arguments)
     except Exception as error:
         _warn(f"an order is not announced, and training goes on without: {error}")
+        return False
+    return True
 
 
 def _warn(message: str) -> None:
