@@ -91,6 +91,8 @@ def main():
 def measure(cluster, disk, memory, options):
     cluster.wait_until_whole()
     mount = cluster.mount("mount", ["--cache-size", options.cache])
+    if options.schedule and not (mount.point / ".torchfs/schedule").exists():
+        raise Failed("this torchfs takes no orders: leave out --schedule")
     places = {"mount": mount.point, "disk": disk, "tmpfs": memory}
     results, held = [], {}
     for shape in options.shapes:
@@ -189,6 +191,8 @@ class Bench:
             settings += ["++workload.reader.data_loader_classname=scheduled_loader.ScheduledDataLoader",
                          "++workload.reader.data_loader_sampler=index"]
         found = dlio(self.shape, files, accelerators, self.places[place] / self.shape.name, self.options, "train", settings)
+        if scheduled and not json.loads((self.mount.point / ".torchfs/schedule").read_text())["epochs"]:
+            raise Failed("the mount was told no order")
         speeds = found["metric"]["train_throughput_samples_per_second"]
         busy = found["metric"]["train_au_percentage"]
         epochs = [{"samples_s": speed, "mb_s": speed * self.shape.file_bytes / 1e6, "au": au} for speed, au in zip(speeds, busy)]

@@ -124,5 +124,12 @@ def test_stats_are_those_of_the_mount(train, tmp_path):
 
 
 def test_pytorch_is_imported_only_when_it_is_used():
-    code = "import sys, torchfs; torchfs.find_mount('/'); assert 'torch' not in sys.modules; torchfs.ScheduledSampler; assert 'torch' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    code = """
+import sys, torchfs
+torchfs.find_mount("/")
+assert "torch" not in sys.modules
+torchfs.ScheduledSampler
+assert "torch" in sys.modules
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

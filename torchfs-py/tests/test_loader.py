@@ -9,12 +9,15 @@ from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 from torchfs import ScheduledSampler
 
-WORKERS = [(0, None, False), (2, "fork", False), (2, "spawn", True), (4, "fork", True)]
 SAMPLERS = {
     "random": lambda data: RandomSampler(data, generator=torch.Generator().manual_seed(3)),
     "weighted": lambda data: WeightedRandomSampler([1.0] * 30 + [9.0] * 30, 60),
     "distributed": lambda data: DistributedSampler(data, num_replicas=2, rank=0),
 }
+WORKERS = [(0, None, False), (2, "fork", False), (4, "fork", True)]
+CASES = [(name, *workers) for name in SAMPLERS for workers in WORKERS]
+# Spawning takes seconds.
+CASES += [("random", 2, "spawn", False), ("distributed", 2, "spawn", True)]
 
 
 def path_and_process(content, path):
@@ -37,11 +40,8 @@ def epochs(data, sampler, workers, method, persistent):
     return read, processes
 
 
-@pytest.mark.parametrize("workers, method, persistent", WORKERS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name, workers, method, persistent", CASES)
 def test_loaders_read_what_is_announced(name, workers, method, persistent, mount, train):
-    if method == "spawn" and name != "random":
-        pytest.skip("spawning takes seconds, and the sampler stays in the main process")
     data = torchfs.file_dataset(train, path_and_process)
     plain, _ = epochs(data, SAMPLERS[name](data), workers, method, persistent)
     wrapped = ScheduledSampler(SAMPLERS[name](data), data, mount=mount, num_workers=workers, batch_size=4)

@@ -71,7 +71,7 @@ class ScheduledSampler(Sampler):
     def __iter__(self) -> Iterator[Any]:
         # Some samplers draw when they are asked for an iterator, others when for the first sample: so does this one.
         drawn = iter(self.sampler)
-        return self._announced(drawn) if self._files else drawn
+        return self._announced(drawn) if self._files is not None else drawn
 
     def __len__(self) -> int:
         return len(self.sampler)
