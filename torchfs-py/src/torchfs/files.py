@@ -80,8 +80,8 @@ class Named:
         return {} if self.folder is None else {"folder": self.folder}
 
     def text(self, indices: Iterable[int]) -> Iterator[str]:
-        lines = self.lines
-        return (str(line) for line in map(lines.__getitem__, indices) if line is not None)
+        lines = map(self.lines.__getitem__, indices)
+        return map(str, lines) if self.folder is not None else (str(line) for line in lines if line is not None)
 
     def __bool__(self) -> bool:
         return any(line is not None for line in self.lines)

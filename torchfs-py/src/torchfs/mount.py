@@ -66,10 +66,10 @@ class Mount:
         remaining = iter(lines)
         descriptor = self._open()
         try:
-            text = json.dumps(header) + "\n"
-            while text:
-                _write_all(descriptor, text.encode())
-                text = "".join(line + "\n" for line in islice(remaining, _LINES_PER_WRITE))
+            some = [json.dumps(header)]
+            while some:
+                _write_all(descriptor, ("\n".join(some) + "\n").encode())
+                some = list(islice(remaining, _LINES_PER_WRITE))
         except BaseException:
             _close_quietly(descriptor)
             raise
