@@ -138,7 +138,7 @@ def make(shape, options, places, cluster):
     files = shape.files_quick if options.quick else round(shape.files_per_gb * options.gigabytes)
     files = max(files, FILES_PER_ACCELERATOR_LEAST)
     target = places["disk"] / shape.name
-    dlio(shape, files, 1, target, options, "generate", ["++workload.workflow.generate_data=True", "++workload.workflow.train=False"])
+    dlio(shape, files, 1, target, options, ["++workload.workflow.generate_data=True", "++workload.workflow.train=False"])
     made = sum(1 for _ in target.rglob("*.npz"))
     if made != files:
         raise Failed(f"DLIO made {made} files of {shape.name} instead of {files}")
@@ -192,7 +192,9 @@ class Bench:
         if scheduled:
             settings += ["++workload.reader.data_loader_classname=scheduled_loader.ScheduledDataLoader",
                          "++workload.reader.data_loader_sampler=index"]
-        found = dlio(self.shape, files, accelerators, self.places[place] / self.shape.name, self.options, "train", settings)
+        found = dlio(self.shape, files, accelerators, self.places[place] / self.shape.name, self.options, settings)
+        if not found:
+            raise Failed(f"DLIO left no summary of {self.shape.name}")
         if scheduled and not json.loads((self.mount.point / ".torchfs/schedule").read_text())["epochs"]:
             raise Failed("the mount was told no order")
         speeds = found["metric"]["train_throughput_samples_per_second"]
@@ -205,8 +207,8 @@ class Bench:
         return result
 
 
-def dlio(shape, files, accelerators, folder, options, what, settings):
-    """Runs DLIO and returns its summary, if it made one."""
+def dlio(shape, files, accelerators, folder, options, settings):
+    """Runs DLIO and returns its summary, which it leaves after training."""
     with tempfile.TemporaryDirectory(prefix="run-") as output:
         dataset = {"data_folder": folder, "num_files_train": files, "record_length": shape.file_bytes,
                    "record_length_stdev": 0, "record_length_resize": shape.resize}
@@ -218,10 +220,9 @@ def dlio(shape, files, accelerators, folder, options, what, settings):
                    *(f"++workload.train.{name}={value}" for name, value in train.items()),
                    "++workload.reader.batch_size=1", f"++workload.reader.read_threads={options.workers}",
                    f"++hydra.run.dir={output}", *settings]
-        run(*command, deadline=7200, env=environment())
+        # It makes a folder for checkpoints wherever it is started.
+        run(*command, deadline=7200, env=environment(), cwd=output)
         summary = Path(output, "summary.json")
-        if what == "train" and not summary.exists():
-            raise Failed(f"DLIO left no summary of {shape.name}")
         return json.loads(summary.read_text()) if summary.exists() else None
 
 
