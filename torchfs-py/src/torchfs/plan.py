@@ -26,6 +26,9 @@ class Order:
     hints: Dict[str, int] = field(default_factory=dict)
 
     def same_as(self, other: "Order") -> bool:
+        # Identity first: arrays compare element by element even with themselves.
+        if self is other:
+            return True
         return self.files is other.files and self.indices == other.indices and self.hints == other.hints
 
 
