@@ -126,6 +126,14 @@ impl Mount {
         self.signal(rustix::process::Signal::CONT);
     }
 
+    /// Ctrl-C.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn interrupt(&self) {
+        self.signal(rustix::process::Signal::INT);
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(self.process.as_ref().expect("it runs"));
         rustix::process::kill_process(pid, signal).expect("it can be signalled");

@@ -2,10 +2,12 @@
 
 mod mount_options;
 mod sim;
+mod trace;
 mod values;
 
 pub use mount_options::{MountWord, helper};
 pub use sim::{Order, Sim};
+pub use trace::{Reads, Trace, TraceAction, TraceRecord, TraceReplay, TraceSummary};
 pub use values::{CacheSize, Remote, Size, address};
 
 use crate::exit::EXIT_CODES;
@@ -90,6 +92,8 @@ pub enum Verb {
     Policy(Policy),
     /// Simulate caches: hit rates and bytes from storage for an order of opens, without a cluster
     Sim(Box<Sim>),
+    /// Record what programs do on a mount, sum it up, or do the same again
+    Trace(Trace),
     /// See it working: a cluster, a dataset, a mount, and nodes that fail while it is read
     Demo(Demo),
     /// Print a completion script for a shell
@@ -121,6 +125,7 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Policy(_) => "policy",
             Verb::Sim(_) => "sim",
+            Verb::Trace(_) => "trace",
             Verb::Demo(_) => "demo",
             Verb::Completions(_) => "completions",
         }
@@ -240,7 +245,7 @@ pub struct Mount {
     #[arg(long, value_name = "POLICY", default_value_t = Eviction::Lru)]
     pub eviction: Eviction,
     /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE,
-    /// eviction=POLICY
+    /// eviction=POLICY, nopassthrough (the kernel reads no cached file by itself)
     #[arg(short, value_name = "OPT,...", value_delimiter = ',')]
     pub options: Vec<MountWord>,
     /// Return when the mount is usable, and go on in the background

@@ -1,6 +1,7 @@
 //! What is written to stdout and how: names, modes, sizes, times, tables, JSON. Pure text; no verb's logic.
 
 pub mod json;
+pub mod plot;
 
 use comfy_table::{CellAlignment, Table, presets};
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
@@ -144,6 +145,16 @@ pub fn size_text(bytes: u64) -> String {
         0
     };
     format!("{value:.decimals$} {unit}")
+}
+
+/// `250 us`, `1.2 ms`, `3.4 s`; `-` for what never happened.
+pub fn micros_text(micros: u64) -> String {
+    match micros {
+        0 => "-".to_owned(),
+        1..1000 => format!("{micros} us"),
+        1000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        _ => format!("{:.1} s", micros as f64 / 1e6),
+    }
 }
 
 /// `1,234,567`.

@@ -62,6 +62,7 @@ pub mod settings;
 pub mod shard;
 pub mod sim;
 pub mod stripe;
+pub mod trace;
 
 pub use client::{Client, ClientBuilder, File, OpenMode};
 pub use error::{Context, Error, IoContext, Kind, Result};

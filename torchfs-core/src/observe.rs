@@ -50,8 +50,9 @@ pub struct RequestStats {
     pub storage_writes: LatencyStats,
 }
 
+/// How often something happened and how long it took, from any number of threads at once: the counters behind [`LatencyStats`].
 #[derive(Debug)]
-struct Latency {
+pub struct Latency {
     buckets: [AtomicU64; BUCKETS],
     failures: AtomicU64,
 }
@@ -78,14 +79,16 @@ fn end_of(bucket: usize) -> u64 {
 }
 
 impl Latency {
-    fn add(&self, time: Duration, is_failure: bool) {
+    /// Counts one more.
+    pub fn add(&self, time: Duration, is_failure: bool) {
         self.buckets[bucket_of(time)].fetch_add(1, Ordering::Relaxed);
         if is_failure {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn stats(&self) -> LatencyStats {
+    /// What was counted so far.
+    pub fn stats(&self) -> LatencyStats {
         let counts: Vec<u64> = self.buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         let requests: u64 = counts.iter().sum();
         let percentile = |percent: u64| {

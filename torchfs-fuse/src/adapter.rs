@@ -1,20 +1,19 @@
 //! The FUSE side: each callback turns its arguments into ours, starts a task, and the task replies. No callback waits.
 
-use crate::caller::Caller;
-use crate::convert;
+use crate::convert::{self, call, caller, how};
 use crate::errno::errno;
 use crate::reply::{
     GENERATION, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr, told,
     xattr_list,
 };
 use crate::unmount::own_attribute;
-use crate::volume::{Answer, Change, OpenHow, Seek, Volume, attr_change, new_inode, readable_xattr};
+use crate::volume::{Answer, Change, Seek, Volume, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{OFlags, XattrFlags};
 use std::ffi::OsStr;
@@ -25,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use torchfs_core::meta::{IfExists, NewKind, RenameMode, XattrMode};
+use torchfs_core::trace::{Op, Record};
 
 /// The largest write the kernel sends at once.
 const WRITE_BYTES_MAX: u32 = 1024 * 1024;
@@ -44,16 +44,6 @@ impl Adapter {
     pub fn new(volume: Arc<Volume>, runtime: Handle, tasks: TaskTracker) -> Self {
         Adapter { volume, runtime, tasks }
     }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller(request.pid())
-}
-
-fn how(request: &Request, flags: OpenFlags) -> OpenHow {
-    let truncate = flags.0 & OFlags::TRUNC.bits() as i32 != 0;
-    let writes = truncate || flags.acc_mode() != OpenAccMode::O_RDONLY;
-    OpenHow { truncate, writer: writes.then(|| caller(request)) }
 }
 
 impl Filesystem for Adapter {
@@ -88,10 +78,10 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = convert::name(name);
         self.answer(
-            "lookup",
+            call(Op::Lookup, request, parent),
             |volume| async move { volume.lookup(convert::ino(parent), name?).await },
             reply_entry(reply, self.volume.told.ttl),
         );
@@ -101,9 +91,9 @@ impl Filesystem for Adapter {
         self.volume.handles.forget(convert::ino(ino));
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(
-            "getattr",
+            call(Op::Getattr, request, ino),
             |volume| async move { volume.attr(convert::ino(ino)).await.map(Answer::Fresh) },
             reply_attr(reply, self.volume.told.ttl),
         );
@@ -111,7 +101,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -131,15 +121,15 @@ impl Filesystem for Adapter {
         let change = Change { size, rest };
         let handle = handle.map(|handle| handle.0);
         self.answer_write(
-            "setattr",
+            call(Op::Setattr, request, ino),
             |volume| async move { volume.set_attr(convert::ino(ino), change, handle).await },
             reply_attr(reply, self.volume.told.ttl),
         );
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         self.answer(
-            "readlink",
+            call(Op::Readlink, request, ino),
             |volume| async move { volume.read_link(convert::ino(ino)).await },
             move |result| match result {
                 Ok(target) => reply.data(&target),
@@ -159,33 +149,33 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let made = convert::node_kind(mode, rdev).map(|kind| new_inode(kind, mode, request.uid(), request.gid()));
-        self.make("mknod", parent, name, made, reply);
+        self.make(call(Op::Mknod, request, parent), name, made, reply);
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let inode = new_inode(NewKind::Directory, mode, request.uid(), request.gid());
-        self.make("mkdir", parent, name, Ok(inode), reply);
+        self.make(call(Op::Mkdir, request, parent), name, Ok(inode), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let kind = NewKind::Symlink(target.as_os_str().as_bytes().to_vec());
         let inode = new_inode(kind, 0o777, request.uid(), request.gid());
-        self.make("symlink", parent, name, Ok(inode), reply);
+        self.make(call(Op::Symlink, request, parent), name, Ok(inode), reply);
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = convert::name(name);
         self.answer(
-            "unlink",
+            call(Op::Unlink, request, parent),
             |volume| async move { volume.unlink(convert::ino(parent), name?).await },
             reply_empty(reply),
         );
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = convert::name(name);
         self.answer(
-            "rmdir",
+            call(Op::Rmdir, request, parent),
             |volume| async move { volume.rmdir(convert::ino(parent), name?).await },
             reply_empty(reply),
         );
@@ -193,7 +183,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -212,7 +202,7 @@ impl Filesystem for Adapter {
         };
         let (name, new_name) = (convert::name(name), convert::name(new_name));
         self.answer(
-            "rename",
+            call(Op::Rename, request, parent),
             |volume| async move {
                 volume.rename((convert::ino(parent), name?), (convert::ino(new_parent), new_name?), mode).await
             },
@@ -220,10 +210,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = convert::name(name);
         self.answer(
-            "link",
+            call(Op::Link, request, parent),
             |volume| async move { volume.link(convert::ino(ino), convert::ino(parent), name?).await },
             reply_entry(reply, self.volume.told.ttl),
         );
@@ -237,8 +227,9 @@ impl Filesystem for Adapter {
                 Err(errno) => reply.error(errno),
             };
         }
+        let op = if how.writer.is_some() { Op::OpenWrite } else { Op::Open };
         self.answer(
-            "open",
+            call(op, request, ino),
             |volume| async move {
                 let opened = match volume.open(convert::ino(ino), how).await {
                     Ok(opening) => volume.opened(opening, |file| reply.open_backing(file)).await,
@@ -272,7 +263,7 @@ impl Filesystem for Adapter {
         let exclusive = flags & OFlags::EXCL.bits() as i32 != 0;
         let if_exists = if exclusive { IfExists::Fail } else { IfExists::Keep };
         self.answer(
-            "create",
+            call(Op::Create, request, parent),
             |volume| async move { volume.create(convert::ino(parent), name?, inode, if_exists, how).await },
             move |result| match result {
                 Ok((attr, opened)) => reply_created(reply, ttl, &attr, &opened),
@@ -283,8 +274,8 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
-        _ino: INodeNo,
+        request: &Request,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -293,7 +284,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.answer(
-            "read",
+            Record { handle: handle.0, offset, len: size.into(), ..call(Op::Read, request, ino) },
             |volume| async move { volume.read(handle.0, offset, size as usize).await },
             move |result| match result {
                 Ok(data) => reply.data(&data),
@@ -305,7 +296,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -318,41 +309,53 @@ impl Filesystem for Adapter {
         let data = Bytes::copy_from_slice(data);
         let caller = caller(request);
         self.answer_write(
-            "write",
-            |volume| async move { volume.write(handle.0, offset, data, caller).await },
-            move |result| match result {
-                Ok(()) => reply.written(len),
+            Record { handle: handle.0, offset, len: len.into(), ..call(Op::Write, request, ino) },
+            |volume| async move { volume.write(handle.0, offset, data, caller).await.map(|()| len) },
+            |result| match result {
+                Ok(len) => reply.written(len),
                 Err(errno) => reply.error(errno),
             },
         );
     }
 
-    fn flush(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, request: &Request, ino: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         let caller = caller(request);
-        self.answer_write("close", |volume| async move { volume.flush(handle.0, caller).await }, reply_empty(reply));
+        self.answer_write(
+            Record { handle: handle.0, ..call(Op::Flush, request, ino) },
+            |volume| async move { volume.flush(handle.0, caller).await },
+            reply_empty(reply),
+        );
     }
 
-    fn fsync(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.answer_write("fsync", |volume| async move { volume.sync(handle.0).await }, reply_empty(reply));
+    fn fsync(&self, request: &Request, ino: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.answer_write(
+            Record { handle: handle.0, ..call(Op::Fsync, request, ino) },
+            |volume| async move { volume.sync(handle.0).await },
+            reply_empty(reply),
+        );
     }
 
     fn release(
         &self,
-        _request: &Request,
-        _ino: INodeNo,
+        request: &Request,
+        ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer_write("release", |volume| async move { volume.release(handle.0).await }, reply_empty(reply));
+        self.answer_write(
+            Record { handle: handle.0, ..call(Op::Release, request, ino) },
+            |volume| async move { volume.release(handle.0).await },
+            reply_empty(reply),
+        );
     }
 
     fn fallocate(
         &self,
-        _request: &Request,
-        _ino: INodeNo,
+        request: &Request,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         length: u64,
@@ -362,7 +365,7 @@ impl Filesystem for Adapter {
         let Some(how) = convert::allocation(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
         self.answer_write(
-            "fallocate",
+            Record { handle: handle.0, offset, len: length, ..call(Op::Fallocate, request, ino) },
             move |volume| async move { volume.allocate(handle.0, offset..end, how).await },
             reply_empty(reply),
         );
@@ -374,7 +377,7 @@ impl Filesystem for Adapter {
         _from: INodeNo,
         from: FileHandle,
         from_offset: u64,
-        _to: INodeNo,
+        ino: INodeNo,
         to: FileHandle,
         to_offset: u64,
         bytes: u64,
@@ -383,21 +386,16 @@ impl Filesystem for Adapter {
     ) {
         // More than the answer can tell is copied by the next call.
         let bytes = bytes.min(u32::MAX.into());
-        match self.volume.copy_range((from.0, from_offset), (to.0, to_offset), bytes, caller(request)) {
+        let call = Record { handle: to.0, offset: to_offset, len: bytes, ..call(Op::CopyFileRange, request, ino) };
+        let copy =
+            |volume: &Volume| volume.copy_range((from.0, from_offset), (to.0, to_offset), bytes, caller(request));
+        match self.at_once(call, copy) {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(told("copy_file_range", &error)),
         }
     }
 
-    fn lseek(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, request: &Request, ino: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         const SEEK_DATA: i32 = 3;
         const SEEK_HOLE: i32 = 4;
         let what = match whence {
@@ -406,20 +404,23 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        match self.volume.seek(handle.0, offset, what) {
+        let call = Record { handle: handle.0, offset, ..call(Op::Lseek, request, ino) };
+        match self.at_once(call, |volume| volume.seek(handle.0, offset, what)) {
             Ok(Some(found)) => reply.offset(found as i64),
             Ok(None) => reply.error(Errno::ENXIO),
             Err(error) => reply.error(told("lseek", &error)),
         }
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.volume.handles.insert_dir(convert::ino(ino))), FopenFlags::empty());
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let handle = self.volume.handles.insert_dir(convert::ino(ino));
+        self.note(Record { handle, ..call(Op::Opendir, request, ino) });
+        reply.opened(FileHandle(handle), FopenFlags::empty());
     }
 
-    fn readdir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.answer(
-            "readdir",
+            Record { handle: handle.0, offset, ..call(Op::Readdir, request, ino) },
             |volume| async move {
                 let result = volume.read_dir(handle.0, offset, |entry| {
                     let kind = convert::file_type(entry.kind);
@@ -439,14 +440,14 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _request: &Request,
-        _ino: INodeNo,
+        request: &Request,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         self.answer(
-            "readdir",
+            Record { handle: handle.0, offset, ..call(Op::Readdir, request, ino) },
             |volume| async move {
                 let result = volume.read_dir(handle.0, offset, |entry| {
                     let name = OsStr::from_bytes(entry.name);
@@ -477,19 +478,21 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn releasedir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, request: &Request, ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.note(Record { handle: handle.0, ..call(Op::Releasedir, request, ino) });
         self.volume.handles.remove_dir(handle.0);
         reply.ok();
     }
 
     /// Names are durable when the call that made them returns.
-    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.note(Record { handle: handle.0, ..call(Op::Fsyncdir, request, ino) });
         reply.ok();
     }
 
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         self.answer(
-            "statfs",
+            call(Op::Statfs, request, ino),
             |volume| async move { volume.fs_stat().await },
             move |result| match result {
                 Ok(stat) => {
@@ -506,7 +509,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -521,39 +524,43 @@ impl Filesystem for Adapter {
         };
         let (name, value) = (convert::xattr_name(name), value.to_vec());
         self.answer(
-            "setxattr",
+            call(Op::Setxattr, request, ino),
             |volume| async move { volume.set_xattr(convert::ino(ino), name?, value, mode).await },
             reply_empty(reply),
         );
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         if let Some(value) = own_attribute(ino, name, self.volume.cache_dir()) {
             return reply_xattr(reply, size)(Ok(value));
         }
         // The kernel asks for security.capability before every write: no task for what is never there.
         match convert::xattr_name(name).and_then(readable_xattr) {
             Ok(name) => self.answer(
-                "getxattr",
+                call(Op::Getxattr, request, ino),
                 |volume| async move { volume.xattr(convert::ino(ino), name).await },
                 reply_xattr(reply, size),
             ),
-            Err(error) => reply.error(errno(&error)),
+            Err(error) => {
+                let errno = errno(&error);
+                self.note(Record { errno: errno.code() as u16, ..call(Op::Getxattr, request, ino) });
+                reply.error(errno);
+            }
         }
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.answer(
-            "listxattr",
+            call(Op::Listxattr, request, ino),
             |volume| async move { Ok(xattr_list(&volume.xattrs(convert::ino(ino)).await?)) },
             reply_xattr(reply, size),
         );
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = convert::xattr_name(name);
         self.answer(
-            "removexattr",
+            call(Op::Removexattr, request, ino),
             |volume| async move { volume.remove_xattr(convert::ino(ino), name?).await },
             reply_empty(reply),
         );

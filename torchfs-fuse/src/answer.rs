@@ -3,6 +3,7 @@
 use crate::adapter::Adapter;
 use crate::convert;
 use crate::reply::{reply_entry, told};
+use crate::tracer::Note;
 use crate::volume::{OpenHow, Volume};
 use fuser::{Errno, INodeNo, ReplyEntry};
 use std::ffi::OsStr;
@@ -10,7 +11,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use torchfs_core::meta::NewInode;
-use torchfs_core::{Error, InodeId, Kind, Result};
+use torchfs_core::trace::Record;
+use torchfs_core::{Error, Kind, Result};
 
 /// How long any operation that does not carry written data may take before it fails with EIO. The parts underneath have
 /// shorter deadlines of their own; this is the backstop.
@@ -20,11 +22,12 @@ impl Adapter {
     /// Runs `work` as a task with a deadline and hands its result to `reply`.
     pub fn answer<T: Send + 'static, W>(
         &self,
-        what: &'static str,
+        call: Record,
         work: impl FnOnce(Arc<Volume>) -> W,
         reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) where
         W: Future<Output = Result<T>> + Send + 'static,
+        Note: for<'a> From<&'a T>,
     {
         let bounded = |volume| {
             let work = work(volume);
@@ -34,30 +37,58 @@ impl Adapter {
                 result.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "no answer in time")))
             }
         };
-        self.answer_write(what, bounded, reply);
+        self.answer_write(call, bounded, reply);
     }
 
     /// Like [`Adapter::answer`] for work on written data, which takes as long as the data is large.
     pub fn answer_write<T: Send + 'static, W>(
         &self,
-        what: &'static str,
+        call: Record,
         work: impl FnOnce(Arc<Volume>) -> W,
         reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) where
         W: Future<Output = Result<T>> + Send + 'static,
+        Note: for<'a> From<&'a T>,
     {
+        let asked = self.volume.tracer.asked(call);
         let work = work(self.volume.clone());
-        let task = async move { reply(work.await.map_err(|error| told(what, &error))) };
+        let task = async move {
+            let result = work.await.map_err(|error| told(call.op.name(), &error));
+            // Before the reply: whoever has it finds the operation in the trace.
+            if let Some(asked) = asked {
+                asked.answered(Note::of(&result));
+            }
+            reply(result);
+        };
         self.tasks.spawn_on(task, &self.runtime);
     }
 
+    /// Does what needs no task.
+    pub fn at_once<T>(&self, call: Record, work: impl FnOnce(&Volume) -> Result<T>) -> Result<T>
+    where
+        Note: for<'a> From<&'a T>,
+    {
+        let asked = self.volume.tracer.asked(call);
+        let result = work(&self.volume);
+        if let Some(asked) = asked {
+            asked.answered(result.as_ref().map_or_else(Note::failed, Note::from));
+        }
+        result
+    }
+
+    /// Notes what is answered without any work.
+    pub fn note(&self, call: Record) {
+        if let Some(asked) = self.volume.tracer.asked(call) {
+            asked.answered(Note::errno(call.errno));
+        }
+    }
+
     /// mknod, mkdir and symlink.
-    pub fn make(&self, what: &'static str, parent: INodeNo, name: &OsStr, inode: Result<NewInode>, reply: ReplyEntry) {
+    pub fn make(&self, call: Record, name: &OsStr, inode: Result<NewInode>, reply: ReplyEntry) {
         let name = convert::name(name);
-        let parent: InodeId = convert::ino(parent);
         self.answer(
-            what,
-            |volume| async move { volume.make(parent, name?, inode?).await },
+            call,
+            move |volume| async move { volume.make(call.ino, name?, inode?).await },
             reply_entry(reply, self.volume.told.ttl),
         );
     }

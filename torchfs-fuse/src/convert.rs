@@ -1,16 +1,33 @@
 //! Between the kernel's words and ours. No decisions.
 
-use crate::volume::Allocate;
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
-use rustix::fs::FallocateFlags;
+use crate::caller::Caller;
+use crate::volume::{Allocate, OpenHow};
+use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow};
+use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 use torchfs_core::meta::{Attr, FileKind, Name, NewKind, SetTime, Timestamp, XattrName};
+use torchfs_core::trace::{Op, Record};
 use torchfs_core::{Error, InodeId, Kind, Result};
 
 pub fn ino(number: INodeNo) -> InodeId {
     InodeId(number.0)
+}
+
+pub fn caller(request: &Request) -> Caller {
+    Caller(request.pid())
+}
+
+/// A request as a trace has it.
+pub fn call(op: Op, request: &Request, number: INodeNo) -> Record {
+    Record { thread: request.pid(), ino: ino(number), ..Record::of(op) }
+}
+
+pub fn how(request: &Request, flags: OpenFlags) -> OpenHow {
+    let truncate = flags.0 & OFlags::TRUNC.bits() as i32 != 0;
+    let writes = truncate || flags.acc_mode() != OpenAccMode::O_RDONLY;
+    OpenHow { truncate, writer: writes.then(|| caller(request)) }
 }
 
 pub fn name(text: &OsStr) -> Result<Name> {

@@ -125,7 +125,8 @@ impl Handles {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn number(&self) -> u64 {
+    /// A number that no other handle has.
+    pub fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 

@@ -25,6 +25,7 @@ mod reply;
 mod special;
 mod stats;
 mod told;
+mod tracer;
 mod unmount;
 mod volume;
 mod watcher;
@@ -43,6 +44,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use torchfs_core::{Client, Error, IoContext, Kind, Result};
+use tracer::Tracer;
 use volume::Volume;
 
 /// How long operations that are under way may still take after the file system is unmounted.
@@ -66,6 +68,8 @@ pub struct MountOptions {
     /// For how long the kernel may answer names and attributes from what it was told, unless it is told before that another
     /// client changed them. One second is what docs/semantics.md promises.
     pub kernel_ttl: Duration,
+    /// The kernel may read large cached files by itself, without a word to this process.
+    pub passthrough: bool,
 }
 
 impl Default for MountOptions {
@@ -75,6 +79,7 @@ impl Default for MountOptions {
             allow_other: rustix::process::geteuid().is_root(),
             threads: 2,
             kernel_ttl: Duration::from_secs(1),
+            passthrough: true,
         }
     }
 }
@@ -85,6 +90,7 @@ pub struct Mounted {
     mountpoint: PathBuf,
     ended: watch::Receiver<Option<Result<()>>>,
     tasks: TaskTracker,
+    tracer: Arc<Tracer>,
 }
 
 /// Mounts the file system of `client` on the folder `mountpoint`. When this returns, the mount is usable. What a killed
@@ -99,10 +105,11 @@ pub struct Mounted {
 pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result<Mounted> {
     check_mountpoint(mountpoint)?;
     let tasks = TaskTracker::new();
-    let volume = Arc::new(Volume::new(client, options.kernel_ttl));
+    let volume = Arc::new(Volume::new(client, &options));
     let adapter = Adapter::new(volume.clone(), Handle::current(), tasks.clone());
     let session =
         Session::new(adapter, mountpoint, &config(&options)).map_err(|error| mount_error(mountpoint, error))?;
+    let tracer = volume.tracer.clone();
     let (ended_in, ended) = watch::channel(None);
     let name = format!("cannot start the mount of {}", mountpoint.display());
     let mut session = ManuallyDrop::new(session.spawn().io(|| name.clone())?);
@@ -126,7 +133,7 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
         }
         volume.meta().leave().await;
     });
-    Ok(Mounted { mountpoint: mountpoint.to_owned(), ended, tasks })
+    Ok(Mounted { mountpoint: mountpoint.to_owned(), ended, tasks, tracer })
 }
 
 impl Mounted {
@@ -159,6 +166,8 @@ impl Mounted {
     /// As [`Mounted::wait`], or if it cannot be unmounted.
     pub async fn unmount(&self) -> Result<()> {
         if self.ended.borrow().is_none() {
+            // Whoever records would keep the mount in use for good.
+            self.tracer.stop();
             let mountpoint = self.mountpoint.clone();
             // The kernel writes back and asks this very file system before the call returns.
             let unmounted = tokio::task::spawn_blocking(move || unmount::release(&mountpoint)).await;

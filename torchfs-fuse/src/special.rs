@@ -19,17 +19,21 @@ pub enum Special {
     Stats,
     /// The version of this program, as text.
     Version,
+    /// Every operation from its open on, as a trace.
+    Trace,
 }
 
 impl Special {
-    pub const FILES: [(Special, &'static str); 2] = [(Special::Stats, "stats"), (Special::Version, "version")];
+    pub const FILES: [(Special, &'static str); 3] =
+        [(Special::Stats, "stats"), (Special::Trace, "trace"), (Special::Version, "version")];
 
     pub fn ino(self) -> InodeId {
         InodeId(FIRST_INODE + self as u64)
     }
 
     pub fn of(ino: InodeId) -> Option<Special> {
-        [Special::Folder, Special::Stats, Special::Version].into_iter().find(|special| special.ino() == ino)
+        let files = Special::FILES.map(|(file, _)| file);
+        files.into_iter().chain([Special::Folder]).find(|special| special.ino() == ino)
     }
 
     /// What a name means, if this folder has to do with it.
@@ -61,15 +65,19 @@ impl Special {
     /// Of something that is there since the mount.
     pub fn attr(self, since: SystemTime) -> Attr {
         let time = Timestamp::from(since);
-        let (kind, mode, nlink) =
-            if self == Special::Folder { (FileKind::Directory, 0o555, 2) } else { (FileKind::File, 0o444, 1) };
+        let (kind, mode, nlink) = match self {
+            Special::Folder => (FileKind::Directory, 0o555, 2),
+            Special::Stats | Special::Version => (FileKind::File, 0o444, 1),
+            // It tells names of folders that others may not list.
+            Special::Trace => (FileKind::File, 0o400, 1),
+        };
         Attr {
             ino: self.ino(),
             kind,
             mode,
             nlink,
-            uid: 0,
-            gid: 0,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
             // As in /proc: it is known when it is read.
             size: 0,
             allocated: 0,

@@ -4,7 +4,7 @@
 //! A guess is enough: what is missing here is forgotten by the kernel itself a moment later.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use torchfs_core::InodeId;
 use torchfs_core::meta::{Change, Name};
@@ -17,40 +17,60 @@ const TOLD_MAX: usize = 65_536;
 pub struct Told {
     /// How long the kernel may answer from what it is told.
     pub ttl: Duration,
-    until: Mutex<HashMap<Change, Instant>>,
+    told: Mutex<HashMap<Change, Entry>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    until: Instant,
+    /// Whose attributes they are, or where the name leads.
+    ino: InodeId,
 }
 
 impl Told {
     pub fn new(ttl: Duration) -> Self {
-        Told { ttl, until: Mutex::default() }
+        Told { ttl, told: Mutex::default() }
     }
 
     /// The kernel is told an inode's attributes.
     pub fn inode(&self, ino: InodeId) {
-        self.add([Change::Inode(ino)]);
+        self.add(ino, [Change::Inode(ino)]);
     }
 
     /// The kernel is told that this name leads to the inode, and the inode's attributes.
     pub fn entry(&self, parent: InodeId, name: Name, ino: InodeId) {
-        self.add([Change::Name(parent, name), Change::Inode(ino)]);
+        self.add(ino, [Change::Name(parent, name), Change::Inode(ino)]);
     }
 
-    fn add<const N: usize>(&self, told: [Change; N]) {
+    fn add<const N: usize>(&self, ino: InodeId, changes: [Change; N]) {
         let now = Instant::now();
-        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.extend(told.map(|change| (change, now + self.ttl)));
-        if until.len() > TOLD_MAX {
-            until.retain(|_, until| *until > now);
+        let mut told = self.told();
+        told.extend(changes.map(|change| (change, Entry { until: now + self.ttl, ino })));
+        if told.len() > TOLD_MAX {
+            told.retain(|_, entry| entry.until > now);
         }
-        if until.len() > TOLD_MAX {
-            until.clear();
+        if told.len() > TOLD_MAX {
+            told.clear();
         }
     }
 
     /// Whether the kernel may still answer from it, which this takes to end now.
     pub fn take(&self, change: &Change) -> bool {
-        let until = self.until.lock().unwrap_or_else(PoisonError::into_inner).remove(change);
-        until.is_some_and(|until| until > Instant::now())
+        let entry = self.told().remove(change);
+        entry.is_some_and(|entry| entry.until > Instant::now())
+    }
+
+    /// The names that the kernel may answer without asking, and some more: the folder, the name, and where it leads.
+    pub fn names(&self) -> Vec<(InodeId, Name, InodeId)> {
+        let name = |(change, entry): (&Change, &Entry)| match change {
+            Change::Name(parent, name) => Some((*parent, name.clone(), entry.ino)),
+            Change::Inode(_) => None,
+        };
+        self.told().iter().filter_map(name).collect()
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<Change, Entry>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,7 +88,9 @@ mod tests {
         told.entry(InodeId(1), name("a"), InodeId(2));
         let (entry, inode) = (Change::Name(InodeId(1), name("a")), Change::Inode(InodeId(2)));
         assert!(!told.take(&Change::Name(InodeId(1), name("b"))) && !told.take(&Change::Inode(InodeId(1))));
+        assert_eq!(told.names(), [(InodeId(1), name("a"), InodeId(2))]);
         assert!(told.take(&entry) && !told.take(&entry));
+        assert!(told.names().is_empty());
         assert!(told.take(&inode));
         told.inode(InodeId(2));
         assert!(told.take(&inode));
@@ -85,6 +107,6 @@ mod tests {
     fn it_is_bounded() {
         let told = Told::new(Duration::from_secs(3600));
         (0..3 * TOLD_MAX as u64).for_each(|ino| told.inode(InodeId(ino)));
-        assert!(told.until.lock().expect("lock").len() <= TOLD_MAX);
+        assert!(told.told().len() <= TOLD_MAX);
     }
 }

@@ -5,17 +5,19 @@
 
 mod listing;
 
+use crate::MountOptions;
 use crate::caller::Caller;
 use crate::handles::{Handles, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::special::Special;
 use crate::stats::MountStats;
 use crate::told::Told;
+use crate::tracer::Tracer;
 use fuser::BackingId;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
     Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode, XattrName,
@@ -60,6 +62,8 @@ pub struct Opened {
     pub io: IoMode,
     /// Whether pages that the kernel has of it are still right.
     pub keep_pages: bool,
+    /// How long it is.
+    pub bytes: u64,
 }
 
 /// One mounted file system.
@@ -68,6 +72,7 @@ pub struct Volume {
     client: Client,
     pub handles: Handles,
     pub told: Told,
+    pub tracer: Arc<Tracer>,
     /// Why the kernel takes no local files to read by itself, once that is known.
     passthrough_refused: OnceLock<String>,
     opens: AtomicU64,
@@ -76,13 +81,18 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// A volume whose kernel may answer for `kernel_ttl` from what it is told.
-    pub fn new(client: Client, kernel_ttl: Duration) -> Self {
+    /// A volume on a cluster.
+    pub fn new(client: Client, options: &MountOptions) -> Self {
+        let passthrough_refused = OnceLock::new();
+        if !options.passthrough {
+            let _ = passthrough_refused.set("the mount option nopassthrough".to_owned());
+        }
         Volume {
             client,
             handles: Handles::default(),
-            told: Told::new(kernel_ttl),
-            passthrough_refused: OnceLock::new(),
+            told: Told::new(options.kernel_ttl),
+            tracer: Arc::default(),
+            passthrough_refused,
             opens: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
             began: (Instant::now(), SystemTime::now()),
@@ -110,6 +120,7 @@ impl Volume {
         }
         let text = match special {
             Special::Folder => return Some(Err(Error::new(Kind::IsDirectory, "this is a folder"))),
+            Special::Trace => return Some(self.tracer.open(self.handles.number(), || self.told.names())),
             Special::Version => Ok(env!("CARGO_PKG_VERSION").to_owned()),
             Special::Stats => serde_json::to_string_pretty(&self.stats(operations_in_flight)),
         };
@@ -127,8 +138,14 @@ impl Volume {
 
     /// As [`Volume::tell`], with the name that leads there.
     fn tell_entry(&self, parent: InodeId, name: Name, attr: Attr) -> Attr {
-        self.told.entry(parent, name, attr.ino);
+        self.tell_name(parent, name, attr.ino);
         self.tell(attr)
+    }
+
+    /// The kernel is told where a name leads.
+    fn tell_name(&self, parent: InodeId, name: Name, ino: InodeId) {
+        self.tracer.name(parent, &name, ino);
+        self.told.entry(parent, name, ino);
     }
 
     /// Attributes for the kernel, which is taken to know them from now on.
@@ -227,7 +244,7 @@ impl Volume {
     ) -> Result<(Attr, Opened)> {
         Special::refuse_name(parent, &name)?;
         let file = self.client.create_inode(parent, name.clone(), inode, if_exists).await?;
-        self.told.entry(parent, name, file.ino());
+        self.tell_name(parent, name, file.ino());
         let opened =
             self.opened(Opening { file: file.clone(), how, whole: None }, |_| Err(ErrorKind::Unsupported.into()));
         Ok((file.attr(), opened.await?))
@@ -266,7 +283,8 @@ impl Volume {
         register: impl FnOnce(&std::fs::File) -> std::io::Result<BackingId>,
     ) -> Result<Opened> {
         let Opening { file, how, whole } = opening;
-        let (ino, version) = (file.ino(), file.attr().version);
+        let attr = file.attr();
+        let (ino, version) = (attr.ino, attr.version);
         let mut refused = None;
         let (handle, open) = self.handles.insert_file(file, |modes| {
             let (mode, reason) = modes.choose(version, whole, register);
@@ -292,10 +310,14 @@ impl Volume {
             return Err(error);
         }
         let keep_pages = matches!(open.io, IoMode::Cached) && self.handles.pages_still_good(ino, version);
-        Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate })
+        let bytes = if how.truncate { 0 } else { attr.size };
+        Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes })
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {
+        if self.tracer.is_read_by(handle) {
+            return Ok(self.tracer.read(len).await);
+        }
         if let Some(text) = self.handles.text(handle) {
             let start = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
             return Ok(text.slice(start..text.len().min(start.saturating_add(len))));
@@ -312,7 +334,7 @@ impl Volume {
     /// close(2) of any descriptor of the handle: commits what was changed through it. A process that only inherited the
     /// descriptor says nothing about whether its parent is done.
     pub async fn flush(&self, handle: u64, caller: Caller) -> Result<()> {
-        if self.handles.text(handle).is_some() {
+        if self.tracer.is_read_by(handle) || self.handles.text(handle).is_some() {
             return Ok(());
         }
         let open = self.handles.file(handle)?;
@@ -337,7 +359,7 @@ impl Volume {
 
     /// The last reference to a handle is gone. What a memory mapping wrote after close(2) is committed here.
     pub async fn release(&self, handle: u64) -> Result<()> {
-        if self.handles.remove_text(handle) {
+        if self.tracer.close(handle) || self.handles.remove_text(handle) {
             return Ok(());
         }
         match self.handles.remove_file(handle) {
@@ -387,7 +409,9 @@ impl Volume {
     pub async fn rename(&self, from: (InodeId, Name), to: (InodeId, Name), mode: RenameMode) -> Result<()> {
         Special::refuse_name(from.0, &from.1)?;
         Special::refuse_name(to.0, &to.1)?;
-        self.client.meta().rename(from, to, mode).await.map(drop)
+        let moved = self.client.meta().rename(from, to.clone(), mode).await?;
+        self.tracer.name(to.0, &to.1, moved.ino);
+        Ok(())
     }
 
     pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<Attr> {

@@ -20,6 +20,8 @@ pub enum MountWord {
     CacheSize(CacheSize),
     /// `eviction=POLICY`
     Eviction(Eviction),
+    /// `passthrough`, `nopassthrough`
+    Passthrough(bool),
     /// Words for mount(8) and its relatives, not for the file system.
     NotOurs,
 }
@@ -62,6 +64,8 @@ impl FromStr for MountWord {
             ("rw", None) => Ok(MountWord::ReadOnly(false)),
             ("allow_other", None) => Ok(MountWord::AllowOther(true)),
             ("noallow_other", None) => Ok(MountWord::AllowOther(false)),
+            ("passthrough", None) => Ok(MountWord::Passthrough(true)),
+            ("nopassthrough", None) => Ok(MountWord::Passthrough(false)),
             ("cache_dir", Some(dir)) if !dir.is_empty() => Ok(MountWord::CacheDir(dir.into())),
             ("cache_size", Some(size)) => size.parse().map(MountWord::CacheSize),
             ("eviction", Some(name)) => name.parse().map(MountWord::Eviction).map_err(|error: Error| error.to_string()),
@@ -69,8 +73,8 @@ impl FromStr for MountWord {
                 Ok(MountWord::NotOurs)
             }
             _ => {
-                let known = "ro, rw, allow_other, noallow_other, cache_dir=DIR, cache_size=SIZE and eviction=POLICY";
-                Err(format!("known are {known}"))
+                let known = "ro, rw, allow_other, noallow_other, cache_dir=DIR, cache_size=SIZE, eviction=POLICY";
+                Err(format!("known are {known}, passthrough and nopassthrough"))
             }
         }
     }
@@ -98,6 +102,11 @@ impl Mount {
     /// Whether it takes no writes.
     pub fn is_read_only(&self) -> bool {
         self.last(|word| if let MountWord::ReadOnly(only) = word { Some(*only) } else { None }).unwrap_or(false)
+    }
+
+    /// Whether the kernel may read cached files by itself.
+    pub fn passes_through(&self) -> bool {
+        self.last(|word| if let MountWord::Passthrough(passes) = word { Some(*passes) } else { None }).unwrap_or(true)
     }
 
     /// Whether other users may use it, if anybody said.
@@ -159,8 +168,10 @@ mod tests {
         let (_, given) = mount(&["torchfs", "mount", "--cache-dir", "/other", "-o", words, "/m"]).expect("parses");
         assert_eq!((given.is_read_only(), given.allow_other()), (false, Some(true)));
         assert_eq!((given.cache_dir(), given.cache_size()), (Some(Path::new("/c")), CacheSize::Bytes(1 << 30)));
-        let words = "cache_size=25%,eviction=lfu";
+        assert!(plain.passes_through());
+        let words = "cache_size=25%,eviction=lfu,nopassthrough";
         let (_, given) = mount(&["torchfs", "mount", "--eviction", "fifo", "-o", words, "/m"]).expect("parses");
+        assert!(!given.passes_through());
         assert_eq!((given.cache_size(), given.eviction()), (CacheSize::Percent(25), Eviction::Lfu));
         for bad in
             ["read_only", "cache_size=much", "cache_size=0%", "cache_size=101%", "cache_dir=", "ro=1", "eviction=mru"]

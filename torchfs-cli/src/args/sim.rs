@@ -15,15 +15,15 @@ Examples:
   torchfs sim --files 1281167 --size 110KB --cache 100G,200G --epochs 3
   torchfs sim --cache 25% --workers 4 --batch 64 --fetch-opens 8     epoch by epoch
   torchfs sim --policy fifo,lru,schedule --prefetch none --plot hits.svg
-  torchfs sim opens.txt --cache 10%,50%            files in the order in which a program opened them
+  torchfs sim train.trace --cache 10%,50%          files in the order in which programs opened them
 
 A hit is a file that was in the cache, whole, when it was opened; late is one that was on its way. Rates are of the epochs
 after the first, which finds the cache empty. \"least\" is what Belady's rule fetches, which knows all opens: nothing fetches
 less of files of one size. Orders are announced for --prefetch schedule, and for --policy schedule without prefetch; all else
 gets no hint. A cache size is bytes, or a part of all files.
 
-TRACE has a path per line, and after a tab its bytes, if they are not --size; an empty line ends an epoch. Files are listed in
-the order of their paths.")]
+TRACE is what `torchfs trace record` made, or a text with a path per line, and after a tab its bytes, if they are not --size; an
+empty line ends an epoch. Files are listed in the order of their paths.")]
 pub struct Sim {
     /// Files in the order of their opens; - is stdin [default: files that are made up]
     #[arg(value_name = "TRACE", conflicts_with_all = ["files", "epochs", "order", "seed"])]

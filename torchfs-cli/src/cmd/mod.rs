@@ -21,6 +21,7 @@ mod stat;
 mod stats;
 mod status;
 mod store;
+mod trace;
 mod tree;
 mod umount;
 mod up;
@@ -67,6 +68,7 @@ async fn dispatch(cli: Cli) -> Outcome {
         Verb::Mount(args) => mount::run(global, args, &mut stop).await,
         Verb::Demo(args) => demo::run(global, args, &mut stop).await,
         Verb::Put(args) => put::run(global, args, &mut stop).await,
+        Verb::Trace(args) => trace::run(global, args, &mut stop).await,
         Verb::Completions(args) => completions::run(args),
         Verb::Umount(args) => stop.or_interrupted(umount::run(args)).await,
         Verb::Sim(args) => stop.or_interrupted(sim::run(*args)).await,
@@ -91,7 +93,7 @@ async fn file_verb(global: &Global, verb: Verb) -> Outcome {
         Verb::Status(args) => status::run(global, args).await,
         Verb::Policy(args) => policy::run(global, args).await,
         Verb::Up(_) | Verb::Meta(_) | Verb::Store(_) | Verb::Demo(_) | Verb::Completions(_) => Ok(()),
-        Verb::Put(_) | Verb::Mount(_) | Verb::Umount(_) | Verb::Sim(_) => Ok(()),
+        Verb::Put(_) | Verb::Mount(_) | Verb::Umount(_) | Verb::Sim(_) | Verb::Trace(_) => Ok(()),
     }
 }
 

@@ -1,19 +1,19 @@
 //! `torchfs sim`: what caches of several sizes and policies would do with an order of opens, without a cluster.
 
-mod plot;
 mod trace;
 
 use crate::args::{CacheSize, Order, Sim};
 use crate::exit::{Failure, Outcome};
 use crate::output::json::{Simulated, SimulatedRun};
+use crate::output::plot::{Axis, Chart, Marks, Series};
 use crate::output::{self, count_text, json, size_text, table};
-use plot::Line;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use torchfs_core::IoContext;
 use torchfs_core::cache::policy::Eviction;
 use torchfs_core::prefetch::Prefetch;
 use torchfs_core::sim::{Announce, EpochOrder, Settings, Workload, simulate};
+use torchfs_core::trace::{MAGIC, Opens};
 
 pub async fn run(args: Sim) -> Outcome {
     let running = tokio::task::spawn_blocking(move || run_blocking(&args));
@@ -38,8 +38,8 @@ fn run_blocking(args: &Sim) -> Outcome {
 fn workload(args: &Sim) -> Outcome<Workload> {
     let workload = match &args.trace {
         Some(path) => {
-            let text = read(path)?;
-            trace::parse(&text, args.size.0).map_err(|failure| failure.context(path.display()))?
+            let bytes = read(path)?;
+            opened(&bytes, args.size.0).map_err(|failure| failure.context(path.display()))?
         }
         None => {
             let sizes = vec![args.size.0; args.files as usize];
@@ -50,6 +50,11 @@ fn workload(args: &Sim) -> Outcome<Workload> {
         }
     };
     Ok(if args.workers > 1 { with_workers(&workload, args)? } else { workload })
+}
+
+/// What a recording or a text says was opened.
+fn opened(bytes: &[u8], size: u64) -> Outcome<Workload> {
+    if bytes.starts_with(&MAGIC) { Ok(Opens::read(bytes)?.workload()?) } else { trace::parse(bytes, size) }
 }
 
 /// Workers whose number and batch are told with the order.
@@ -189,15 +194,19 @@ fn above(bytes: u64, least: u64) -> String {
 }
 
 fn draw(simulated: &Simulated) -> String {
-    let mut lines: Vec<Line> = Vec::new();
+    let mut series: Vec<Series> = Vec::new();
     for run in &simulated.runs {
         let name = format!("{}, prefetch {}", run.policy, run.prefetch);
-        let point = (run.cache_bytes, run.hit_rate);
-        match lines.iter_mut().find(|line| line.name == name) {
-            Some(line) => line.points.push(point),
-            None => lines.push(Line { name, points: vec![point] }),
+        let point = (run.cache_bytes as f64 / simulated.bytes.max(1) as f64, run.hit_rate);
+        match series.iter_mut().find(|series| series.name == name) {
+            Some(series) => series.points.push(point),
+            None => series.push(Series { name, marks: Marks::Line, points: vec![point] }),
         }
     }
-    lines.iter_mut().for_each(|line| line.points.sort_unstable_by_key(|&(cache, _)| cache));
-    plot::svg(&format!("{} files, {}", count_text(simulated.files), simulated.order), simulated.bytes, &lines)
+    series.iter_mut().for_each(|series| series.points.sort_by(|one, other| one.0.total_cmp(&other.0)));
+    let title = format!("{} files, {}", count_text(simulated.files), simulated.order);
+    let percent = |part: f64| format!("{:.0} %", part * 100.0);
+    let label = format!("cache, as part of all files ({})", size_text(simulated.bytes));
+    let (x, y) = (Axis::with_ticks(label, percent), Axis::with_ticks("hits", percent));
+    Chart { title, x, y, series }.svg()
 }

@@ -2,7 +2,7 @@
 
 use crate::args::Stats;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{self, count_text, json, size_text, table};
+use crate::output::{self, count_text, json, micros_text, size_text, table};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -137,15 +137,6 @@ fn rate_text(hits: u64, misses: u64) -> String {
     match hits + misses {
         0 => "no reads".to_owned(),
         all => format!("{:.1} % hits", hits as f64 * 100.0 / all as f64),
-    }
-}
-
-fn micros_text(micros: u64) -> String {
-    match micros {
-        0 => "-".to_owned(),
-        1..1000 => format!("{micros} us"),
-        1000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
-        _ => format!("{:.1} s", micros as f64 / 1e6),
     }
 }
 

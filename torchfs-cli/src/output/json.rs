@@ -5,7 +5,9 @@ use serde::Serialize;
 use std::io::{self, Write};
 use torchfs_core::layout::Stripe;
 use torchfs_core::meta::{self, Attr, Content, FileKind, FsStat, NodeState};
+use torchfs_core::observe::LatencyStats;
 use torchfs_core::sim::{Announce, EpochReport, Report, Settings};
+use torchfs_core::trace::{EpochSummary, OpSummary, OpenedFile, ReadPattern};
 
 /// Writes a value as indented JSON and a newline.
 ///
@@ -324,4 +326,62 @@ impl SimulatedRun {
             epochs: report.epochs.clone(),
         }
     }
+}
+
+/// `trace summary --json`.
+#[derive(Debug, Serialize)]
+pub struct TraceSummary {
+    pub began: String,
+    pub seconds: f64,
+    pub operations: u64,
+    /// Operations that found no room in the recording.
+    pub lost: u64,
+    /// Whether the end of the file is missing.
+    pub is_torn: bool,
+    pub ops: Vec<OpSummary>,
+    pub reads: ReadPattern,
+    pub epochs: Vec<EpochSummary>,
+    /// Different files opened for reading.
+    pub files_opened: u64,
+    /// The most opened of them.
+    pub files: Vec<TracedFile>,
+}
+
+/// A file of `trace summary --json`.
+#[derive(Debug, Serialize)]
+pub struct TracedFile {
+    /// Null if its name was never looked up.
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
+    pub ino: u64,
+    pub size: u64,
+    pub opens: u64,
+    pub read_bytes: u64,
+}
+
+impl From<&OpenedFile> for TracedFile {
+    fn from(file: &OpenedFile) -> Self {
+        let path = file.path.as_deref().map(Text::new);
+        let (path, path_hex) = path.map_or((None, None), |path| (Some(path.text), path.hex));
+        let OpenedFile { ino, bytes, opens, read_bytes, .. } = *file;
+        TracedFile { path, path_hex, ino: ino.0, size: bytes, opens, read_bytes }
+    }
+}
+
+/// `trace replay --json`.
+#[derive(Debug, Serialize)]
+pub struct Replayed {
+    pub seconds: f64,
+    pub threads: u64,
+    pub opens: LatencyStats,
+    pub reads: LatencyStats,
+    pub read_bytes: u64,
+    pub files_per_second: f64,
+    pub bytes_per_second: f64,
+    pub made_files: u64,
+    /// Files that could not be opened or read.
+    pub failed_files: u64,
+    /// Opens of files whose names the recording does not have.
+    pub nameless_opens: u64,
 }

@@ -4,3 +4,4 @@ mod cluster;
 mod files;
 mod fixture;
 mod sim;
+mod trace;

@@ -112,7 +112,7 @@ impl Volume {
     pub fn tell_listed(&self, parent: InodeId, name: &[u8], attr: &Attr) {
         self.handles.tell(attr);
         if let Ok(name) = Name::new(name) {
-            self.told.entry(parent, name, attr.ino);
+            self.tell_name(parent, name, attr.ino);
         }
     }
 }
