@@ -10,6 +10,7 @@ use crate::progress::Bar;
 use crate::signal::StopSignals;
 use player::Player;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use torchfs_core::IoContext;
 use torchfs_core::client::Progress;
@@ -114,7 +115,7 @@ fn failed_files(player: &Player) -> Outcome {
         return Ok(());
     }
     for (path, reason) in failed.iter().take(NAMED_MAX) {
-        eprintln!("torchfs: trace {}: {reason}", printable(path));
+        eprintln!("torchfs: trace {}: {reason}", printable(path.as_os_str().as_bytes()));
     }
     let message = format!("{} files could not be replayed", count_text(failed.len() as u64));
     let failure = Failure::new(Exit::Failed, message);

@@ -96,9 +96,9 @@ impl Player {
         self.stopped.notify_all();
     }
 
-    /// The paths of the files that failed, and how.
-    pub fn failed(&self) -> Vec<(Vec<u8>, String)> {
-        let path = |file: u32| self.plan.files[file as usize].path.clone().unwrap_or_default();
+    /// The files that failed, and how.
+    pub fn failed(&self) -> Vec<(PathBuf, String)> {
+        let path = |file: u32| self.path(file).unwrap_or_default();
         self.failures().iter().map(|(&file, reason)| (path(file), reason.clone())).collect()
     }
 
