@@ -1,7 +1,6 @@
 //! What a reader gets, without a mount.
 
 use super::*;
-use std::hint::black_box;
 use torchfs_core::trace::{Op, Reader};
 
 fn tracer() -> Arc<Tracer> {
@@ -80,23 +79,4 @@ async fn when_the_mount_ends_so_does_the_trace() {
     tracer.stop();
     assert_eq!(items(&tracer, 2).await.len(), 2);
     assert!(tracer.read(100).await.is_empty());
-}
-
-/// Not run by itself: `cargo test --release -p torchfs-fuse tracer -- --ignored --nocapture` prints what an operation costs.
-#[test]
-#[ignore = "a measurement"]
-fn what_an_operation_costs() {
-    const TIMES: u32 = 1_000_000;
-    let off = Arc::new(Tracer::default());
-    let cost = |tracer: &Arc<Tracer>, times: u32| {
-        let since = Instant::now();
-        for handle in 0..u64::from(times) {
-            let record = Record { handle, ..Record::of(Op::Read) };
-            if let Some(asked) = black_box(tracer).asked(black_box(record)) {
-                asked.answered(Note::default());
-            }
-        }
-        since.elapsed() / times
-    };
-    println!("off: {:?}, on: {:?}", cost(&off, TIMES), cost(&tracer(), QUEUE_MAX as u32 - 10));
 }
