@@ -56,11 +56,13 @@ pub fn reply_xattr(reply: ReplyXattr, size: u32) -> impl FnOnce(Result<Vec<u8>, 
 
 /// The flags of an opened file, and the local file that the kernel is to name with it.
 fn open_flags(opened: &Opened) -> (FopenFlags, Option<&BackingId>) {
+    // A close that commits nothing need not be told.
+    let close = if opened.may_change { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
     match &opened.io {
-        IoMode::Cached if opened.keep_pages => (FopenFlags::FOPEN_KEEP_CACHE, None),
-        IoMode::Cached => (FopenFlags::empty(), None),
-        IoMode::Passthrough(backing) => (FopenFlags::empty(), Some(backing)),
-        IoMode::Direct(backing) => (FopenFlags::FOPEN_DIRECT_IO, backing.as_deref()),
+        IoMode::Cached if opened.keep_pages => (close | FopenFlags::FOPEN_KEEP_CACHE, None),
+        IoMode::Cached => (close, None),
+        IoMode::Passthrough(backing) => (close, Some(backing)),
+        IoMode::Direct(backing) => (close | FopenFlags::FOPEN_DIRECT_IO, backing.as_deref()),
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Opened {
     pub keep_pages: bool,
     /// How long it is.
     pub bytes: u64,
+    /// Whether closing it commits something.
+    pub may_change: bool,
 }
 
 /// One mounted file system.
@@ -311,7 +313,8 @@ impl Volume {
         }
         let keep_pages = matches!(open.io, IoMode::Cached) && self.handles.pages_still_good(ino, version);
         let bytes = if how.truncate { 0 } else { attr.size };
-        Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes })
+        let may_change = how.writer.is_some() || how.truncate;
+        Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change })
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {

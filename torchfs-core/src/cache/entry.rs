@@ -2,7 +2,7 @@
 
 use super::disk::{self, Record};
 use super::flight::{Flight, Flights, Run};
-use super::{ByteSource, CHUNK_BYTES, CacheKey, Shared, count};
+use super::{ByteSource, CHUNK_BYTES, CacheKey, Shared, UNWRITTEN_UNITS_MAX, count};
 use crate::error::{Error, Kind, Result};
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
@@ -15,7 +15,7 @@ const WHOLE_CHUNKS_MAX: u32 = 4;
 /// Most chunks fetched at a time for a sequential reader: a stripe of four full shards.
 const RUN_CHUNKS_MAX: u32 = 16;
 
-/// Larger runs end where a full shard ends.
+/// Chunks of a full shard. Larger runs end where one ends.
 const RUN_ALIGN_CHUNKS: u32 = 4;
 
 /// How far from where the last read ended a read may start and still count as sequential: the kernel sends its readahead
@@ -99,7 +99,7 @@ impl Drop for Pin {
 pub struct Pinned {
     pin: Pin,
     pattern: Mutex<Pattern>,
-    /// What was fetched last and could not be kept: a reader through a full cache goes on from here.
+    /// What was fetched last and is not on the disk: a reader goes on from here, while it is written or as it cannot be kept.
     unkept: Mutex<Option<Run>>,
 }
 
@@ -110,6 +110,11 @@ struct Pattern {
     expected: u64,
     /// How many chunks are fetched ahead for it; 0 for a reader that jumps.
     chunks: u32,
+}
+
+/// How much of [`UNWRITTEN_UNITS_MAX`] so many bytes are.
+fn unwritten_units(bytes: usize) -> u32 {
+    ((bytes as u64).div_ceil(CHUNK_BYTES) as u32).clamp(1, UNWRITTEN_UNITS_MAX as u32)
 }
 
 /// What to do for the next bytes of a read.
@@ -187,6 +192,12 @@ impl Pinned {
         whole.then_some(file)
     }
 
+    /// As [`Cache::settle`](super::Cache::settle).
+    #[cfg(test)]
+    pub(super) async fn settle(&self) {
+        drop(self.pin.shared.unwritten.acquire_many(UNWRITTEN_UNITS_MAX as u32).await);
+    }
+
     /// Where the backing file is.
     #[must_use]
     pub fn path(&self) -> std::path::PathBuf {
@@ -202,6 +213,13 @@ impl Pinned {
         let chunk = (run.start / CHUNK_BYTES) as usize;
         let kept = self.pin.entry.state().chunks[chunk] != Chunk::Missing;
         *self.unkept() = (!kept).then_some(run);
+    }
+
+    /// Whether what was fetched last is not kept, nor about to be: then fetching ahead is in vain.
+    fn is_unkept(&self) -> bool {
+        let Some(chunk) = self.unkept().as_ref().map(|run| (run.start / CHUNK_BYTES) as u32) else { return false };
+        let state = self.pin.entry.state();
+        state.chunks[chunk as usize] == Chunk::Missing && !state.flights.contains(chunk)
     }
 
     /// Learns from a read how many chunks to fetch at a time; 0 for just what is asked.
@@ -227,6 +245,8 @@ impl Pinned {
             Chunk::Stored(_) => match &state.file {
                 None => Step::Open,
                 Some(file) => {
+                    // What is on the disk need not be in memory, too.
+                    self.unkept().take_if(|run| run.contains(range.start));
                     let stored = (chunk..state.chunks.len() as u32)
                         .take_while(|&chunk| matches!(state.chunks[chunk as usize], Chunk::Stored(_)));
                     let end = stored.last().map_or(chunk, |last| last) + 1;
@@ -306,7 +326,7 @@ impl Pinned {
 
     /// Has the next run fetched when a sequential reader comes near the end of what is there.
     fn look_ahead(&self, source: &Arc<dyn ByteSource>, at: u64, ahead: u32) {
-        if ahead < 2 || self.unkept().is_some() {
+        if ahead < 2 || self.is_unkept() {
             return;
         }
         let mut state = self.pin.entry.state();
@@ -360,24 +380,45 @@ impl Drop for Landing {
 }
 
 impl Pin {
+    /// Fetches chunks, what lies in each full shard by itself: so nothing has to be copied together. Returns the first.
     fn start(&self, state: &mut State, source: &Arc<dyn ByteSource>, chunks: Range<u32>) -> Flight {
+        let end_of_shard = |chunk: u32| (chunk / RUN_ALIGN_CHUNKS + 1) * RUN_ALIGN_CHUNKS;
+        let first_end = chunks.end.min(end_of_shard(chunks.start));
+        let first = self.start_one(state, source, chunks.start..first_end);
+        let mut next = first_end;
+        while next < chunks.end {
+            let end = chunks.end.min(end_of_shard(next));
+            drop(self.start_one(state, source, next..end));
+            next = end;
+        }
+        first
+    }
+
+    fn start_one(&self, state: &mut State, source: &Arc<dyn ByteSource>, chunks: Range<u32>) -> Flight {
         // The index's lock is taken before an entry's elsewhere, so the pin is cloned by the task itself, which its
         // reader's pin outlives or not: an entry that was removed meanwhile is only not stored to.
         let (shared, entry, source) = (self.shared.clone(), self.entry.clone(), source.clone());
         let run = chunks.clone();
-        state.flights.start(chunks, move |number| async move {
-            let landing = Landing { entry: entry.clone(), number };
+        state.flights.start(chunks, move |number, landed| async move {
+            let _landing = Landing { entry: entry.clone(), number };
             let range = entry.bytes_of(&run);
             let data = match from_sibling(&shared, &entry, range.clone()).await {
-                Some(data) => data,
-                None => fetch(&shared, &source, range.clone()).await?,
+                Some(data) => Ok(data),
+                None => fetch(&shared, &source, range.clone()).await,
             };
+            let data = match data {
+                Ok(data) => data,
+                Err(error) => return drop(landed.send(Err(error))),
+            };
+            // Readers go on while it is written, but not so far that much waits for the disk.
+            let unwritten = shared.unwritten.acquire_many(unwritten_units(data.len())).await;
+            let run_of_data = Run { start: range.start, data: data.clone() };
+            drop(landed.send(Ok(run_of_data)));
             match Pin::again(&shared, &entry) {
-                Some(pin) => pin.store(run, data.clone()).await,
+                Some(pin) => pin.store(run, data).await,
                 None => count(&shared.counters.unkept_bytes, data.len() as u64),
             }
-            drop(landing);
-            Ok(Run { start: range.start, data })
+            drop(unwritten);
         })
     }
 

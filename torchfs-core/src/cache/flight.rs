@@ -7,7 +7,8 @@ use futures::future::{BoxFuture, Shared};
 use std::collections::HashMap;
 use std::future::Future;
 use std::ops::Range;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 /// Bytes that were fetched, and where in the file they start.
 #[derive(Clone, Debug)]
@@ -30,6 +31,9 @@ impl Run {
     }
 }
 
+/// Where the bytes of a fetch go, or why there are none.
+pub(super) type Landed = oneshot::Sender<Result<Run>>;
+
 /// A fetch under way that any number of readers wait for. It ends early only when nobody can want it any more.
 pub(super) type Flight = Shared<BoxFuture<'static, Result<Run>>>;
 
@@ -38,6 +42,7 @@ pub(super) type Flight = Shared<BoxFuture<'static, Result<Run>>>;
 pub(super) struct Flights {
     chunks: HashMap<u32, (u64, Flight)>,
     last: u64,
+    tasks: JoinSet<()>,
 }
 
 impl Flights {
@@ -49,17 +54,20 @@ impl Flights {
         self.chunks.contains_key(&chunk)
     }
 
-    /// Starts the fetch of some chunks. `fetch` is given a number, under which it is ended.
-    pub fn start<F>(&mut self, chunks: Range<u32>, fetch: impl FnOnce(u64) -> F) -> Flight
+    /// Starts the fetch of some chunks. `fetch` is given a number, under which it is ended, and where its bytes go: readers have
+    /// them from then on, whatever is still done with them.
+    pub fn start<F>(&mut self, chunks: Range<u32>, fetch: impl FnOnce(u64, Landed) -> F) -> Flight
     where
-        F: Future<Output = Result<Run>> + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
     {
         self.last += 1;
         let number = self.last;
-        let task = AbortOnDropHandle::new(tokio::spawn(fetch(number)));
+        let (landed, landing) = oneshot::channel();
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(fetch(number, landed));
         let flight = async move {
-            let ended = task.await;
-            ended.unwrap_or_else(|error| Err(Error::caused(Kind::Cancelled, "a fetch was given up", error)))
+            let given_up = |error| Err(Error::caused(Kind::Cancelled, "a fetch was given up", error));
+            landing.await.unwrap_or_else(given_up)
         };
         let flight = flight.boxed().shared();
         for chunk in chunks {

@@ -33,12 +33,16 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
 
 /// The unit in which presence is known and checksums are kept. Part of the index format.
 pub const CHUNK_BYTES: u64 = 1024 * 1024;
 
 /// How often files are removed to get room on the disk, before it is taken to be full of other things.
 const ROOM_ROUNDS_MAX: u32 = 4;
+
+/// Chunks of which readers have the bytes while they are still written to the disk.
+const UNWRITTEN_UNITS_MAX: usize = 32;
 
 /// What a cached file is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +102,8 @@ struct Shared {
     limit_bytes: u64,
     index: Mutex<Index>,
     counters: Counters,
+    /// For bytes that readers have and the disk not yet.
+    unwritten: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -144,8 +150,9 @@ impl Cache {
         let mut index = Index { slots: BTreeMap::new(), policy, used_bytes: 0, pinned_bytes: 0 };
         records.into_iter().for_each(|record| index.add_found(record));
         let (counters, index) = (Counters::default(), Mutex::new(index));
+        let unwritten = Semaphore::new(UNWRITTEN_UNITS_MAX);
         let siblings = Siblings::new(dir, disk.dir(), cluster);
-        let shared = Arc::new(Shared { disk, siblings, limit_bytes, index, counters });
+        let shared = Arc::new(Shared { disk, siblings, limit_bytes, index, counters, unwritten });
         let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
         Ok(Cache { shared })
@@ -188,6 +195,12 @@ impl Cache {
     /// one. For others who find the disk full. Blocks on the disk.
     pub(crate) fn free_disk(&self, bytes: u64) -> bool {
         self.shared.evict(bytes) > 0
+    }
+
+    /// Returns when all that readers have is on the disk, or is not kept.
+    #[cfg(test)]
+    pub(crate) async fn settle(&self) {
+        drop(self.shared.unwritten.acquire_many(UNWRITTEN_UNITS_MAX as u32).await);
     }
 
     /// What it has done and how full it is.

@@ -33,7 +33,7 @@ pub struct MetaSession {
 /// The store and this client's requests to it.
 #[derive(Debug)]
 struct Line {
-    cache: MetaCache,
+    cache: Arc<MetaCache>,
     client: ClientId,
     numbers: Mutex<Numbers>,
 }
@@ -119,8 +119,8 @@ impl MetaSession {
     /// Starts a session with a fresh client id.
     #[must_use]
     pub fn new(store: Arc<dyn MetaStore>) -> Self {
-        let line =
-            Arc::new(Line { cache: MetaCache::new(store), client: ClientId::random(), numbers: Mutex::default() });
+        let cache = Arc::new(MetaCache::new(store));
+        let line = Arc::new(Line { cache, client: ClientId::random(), numbers: Mutex::default() });
         let sends = line.clone();
         let gather = Gather::new(META_DEADLINE, move |ops| {
             let line = sends.clone();
@@ -289,7 +289,7 @@ impl MetaSession {
 
     /// The store and what is remembered of its answers.
     #[cfg(test)]
-    pub(super) fn cache(&self) -> &MetaCache {
+    pub(super) fn cache(&self) -> &Arc<MetaCache> {
         &self.line.cache
     }
 

@@ -8,6 +8,11 @@ use std::os::unix::fs::FileExt;
 
 const MIB: usize = 1024 * 1024;
 
+/// Until what was read is on the disk.
+async fn settle(client: &Client) {
+    client.inner.cache.as_ref().expect("there is one").settle().await;
+}
+
 #[tokio::test]
 async fn what_was_read_once_needs_no_storage_and_lies_there_as_a_plain_file() {
     let rig = Rig::new().await;
@@ -16,6 +21,7 @@ async fn what_was_read_once_needs_no_storage_and_lies_there_as_a_plain_file() {
     let data = pattern(1, 3 * MIB);
     client.write_file("/a", data.clone()).await.expect("written");
     assert!(client.read_file("/a").await.expect("read") == data);
+    settle(&client).await;
     rig.requests();
     rig.set_faults(0, Some(Fault::Fail(Kind::Unavailable)));
     assert!(client.read_file("/a").await.expect("from the cache") == data);
@@ -42,11 +48,13 @@ async fn the_cache_survives_the_client_and_two_share_its_folder() {
     let client = rig.client_with(builder()).await;
     client.write_file("/a", pattern(3, MIB)).await.expect("written");
     client.read_file("/a").await.expect("read");
+    settle(&client).await;
     let second = rig.client_with(builder()).await;
     assert_ne!(second.cache_dir(), client.cache_dir());
     rig.requests();
     assert!(second.read_file("/a").await.expect("read") == pattern(3, MIB));
     assert_eq!(rig.requests(), 0, "the first one has it");
+    settle(&second).await;
     drop((client, second));
     let client = rig.client_with(builder()).await;
     rig.requests();

@@ -5,9 +5,10 @@
 //! removed, and an answer that was under way while its subject changed does not count from the beginning.
 
 use crate::error::{Error, Result};
-use crate::ids::InodeId;
-use crate::meta::{Attr, Change, Content, DirEntry, Listing, MetaAnswer, MetaQuery, Name, XattrName};
-use std::collections::HashMap;
+use crate::ids::{InodeId, StripeId};
+use crate::layout::Stripe;
+use crate::meta::{Attr, Change, Content, DirEntry, FileKind, Listing, MetaAnswer, MetaQuery, Name, XattrName};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::size_of;
 
@@ -182,6 +183,10 @@ impl Answers {
             (MetaQuery::List { ino, after, limit, extents: false }, Ok(MetaAnswer::Listing(listing))) => {
                 self.learn_page(asked, Key::Page(ino, after, limit), ino, listing);
             }
+            (MetaQuery::List { ino, extents: true, .. }, Ok(MetaAnswer::Listing(listing))) => {
+                self.learn_entries(asked, ino, listing);
+                self.learn_contents(asked, listing);
+            }
             (MetaQuery::Lookup { parent, name }, Err(error)) if is_outcome(error) => {
                 self.put(Key::Missing(parent, name), asked, Piece::Failure(error.clone()));
             }
@@ -204,9 +209,24 @@ impl Answers {
             |entry: &DirEntry| Listed { name: entry.name.clone(), ino: entry.attr.ino, target: entry.target.clone() };
         let entries = listing.entries.iter().map(listed).collect();
         self.put(key, asked, Piece::Page { entries, more: listing.more });
+        self.learn_entries(asked, dir, listing);
+    }
+
+    fn learn_entries(&mut self, asked: Moment, dir: InodeId, listing: &Listing) {
         for entry in &listing.entries {
             self.put(Key::Entry(dir, entry.name.clone()), asked, Piece::Ino(entry.attr.ino));
             self.put_attr(asked, &entry.attr);
+        }
+    }
+
+    fn learn_contents(&mut self, asked: Moment, listing: &Listing) {
+        let stripes: HashMap<StripeId, &Stripe> = listing.stripes.iter().map(|stripe| (stripe.id, stripe)).collect();
+        for DirEntry { attr, extents, .. } in &listing.entries {
+            let ids: BTreeSet<StripeId> = extents.iter().map(|extent| extent.stripe).collect();
+            let named: Option<Vec<Stripe>> = ids.iter().map(|id| stripes.get(id).copied().cloned()).collect();
+            if let (FileKind::File, Some(stripes)) = (attr.kind, named) {
+                self.put(Key::Content(attr.ino), asked, Piece::Content(Content { extents: extents.clone(), stripes }));
+            }
         }
     }
 

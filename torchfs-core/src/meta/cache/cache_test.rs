@@ -163,6 +163,29 @@ async fn a_question_that_was_asked_before_is_answered_from_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_of_a_folder_asks_for_few_of_its_files() {
+    const FILES: u64 = 2000;
+    let far = Far::new(3, 0);
+    let (reader, writer) = (far.client(), far.client());
+    for number in 0..FILES {
+        make(&writer, &format!("{number:06}")).await;
+    }
+    let _watching = Watching::start(&reader);
+    settle().await;
+    for number in 0..FILES {
+        let attr = reader.lookup(ROOT, name(&format!("{number:06}"))).await.expect("is there");
+        assert_eq!(reader.open(attr.ino).await.expect("opens").0, attr);
+        sleep(Duration::from_micros(1)).await;
+    }
+    assert!(far.queries() < 50, "{} questions for {FILES} files", far.queries());
+    // What others change is seen all the same.
+    let last = name(&format!("{:06}", FILES - 1));
+    let attr = reader.lookup(ROOT, last.clone()).await.expect("is there");
+    writer.set_attr(attr.ino, mode(0o600)).await.expect("sets");
+    assert_eq!(reader.lookup(ROOT, last).await.expect("is there").mode, 0o600);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_client_that_is_idle_or_has_left() {
     let far = Far::new(7, 0);
     let (one, two) = (far.client(), far.client());
@@ -437,7 +460,7 @@ fn memory_is_never_older_than_what_was_acknowledged() {
             let files = Arc::new(files);
             let clients: Vec<MetaSession> = (0..3).map(|_| far.client()).collect();
             let watching: Vec<Watching> = clients.iter().map(Watching::start).collect();
-            let mut work = tokio::task::JoinSet::new();
+            let mut work = JoinSet::new();
             // One after the other writes each file; the last clients read only.
             for task in 0..2 * clients.len() {
                 let client = clients[task % clients.len()].clone();

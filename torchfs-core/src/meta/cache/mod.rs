@@ -3,16 +3,19 @@
 //! The rule: an answer from memory is what the store would have said at this moment, or an answer that was right when the
 //! last acknowledged change was. How that can be: `docs/decisions/0011-leases.md`.
 
+mod ahead;
 mod answers;
 
 use super::{Change, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Watch, Wish};
 use crate::error::Result;
-use crate::ids::ClientId;
+use crate::ids::{ClientId, InodeId};
 use crate::settings::{LEASE, LEASE_IDLE, LEASE_MARGIN};
+use ahead::Ahead;
 use answers::Answers;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 /// A store and what one client remembers of its answers.
@@ -26,6 +29,9 @@ pub(super) struct MetaCache {
 #[derive(Debug, Default)]
 struct State {
     answers: Answers,
+    ahead: Ahead,
+    /// Who lists ahead; at most once for each folder that is followed.
+    listing: JoinSet<()>,
     /// The changes up to here are taken in. `None`: nobody watches, so nothing is remembered.
     seen: Option<u64>,
     lease: Option<Lease>,
@@ -36,6 +42,15 @@ struct State {
 }
 
 impl State {
+    /// What memory says, if it may be trusted.
+    fn recall(&mut self, query: &MetaQuery) -> Option<Result<MetaAnswer>> {
+        let answer = self.lease.filter(Lease::holds).and_then(|_| self.answers.answer(query))?;
+        if let MetaQuery::Lookup { parent, .. } = query {
+            self.ahead.used(*parent);
+        }
+        Some(answer)
+    }
+
     fn wish(&self) -> Wish {
         let is_used = self.asked.is_none_or(|asked| asked.elapsed() < LEASE_IDLE);
         if is_used && !self.has_left { Wish::Lease } else { Wish::Nothing }
@@ -105,13 +120,11 @@ impl MetaCache {
     }
 
     /// [`MetaStore::query`].
-    pub async fn query(&self, query: MetaQuery) -> Result<MetaAnswer> {
+    pub async fn query(self: &Arc<Self>, query: MetaQuery) -> Result<MetaAnswer> {
         let asked = {
             let mut state = self.state();
             state.asked = Some(Instant::now());
-            if state.lease.is_some_and(|lease| lease.holds())
-                && let Some(answer) = state.answers.answer(&query)
-            {
+            if let Some(answer) = state.recall(&query) {
                 self.hits.fetch_add(1, Ordering::Relaxed);
                 return answer;
             }
@@ -119,8 +132,28 @@ impl MetaCache {
         };
         let Some(asked) = asked else { return self.store.query(query).await };
         let answer = self.store.query(query.clone()).await;
-        self.state().answers.learn(asked, query, &answer);
+        let mut state = self.state();
+        if let (MetaQuery::Lookup { parent, name }, Ok(_)) = (&query, &answer)
+            && let Some(page) = state.ahead.missed(*parent, name)
+        {
+            self.list_ahead(&mut state, *parent, page);
+        }
+        state.answers.learn(asked, query, &answer);
         answer
+    }
+
+    /// Has a part of a folder remembered that is likely looked up next.
+    fn list_ahead(self: &Arc<Self>, state: &mut State, folder: InodeId, page: MetaQuery) {
+        let (asked, store, cache) = (state.answers.now(), self.store.clone(), Arc::downgrade(self));
+        while state.listing.try_join_next().is_some() {}
+        state.listing.spawn(async move {
+            let answer = store.query(page.clone()).await;
+            let Some(cache) = cache.upgrade() else { return };
+            let entries = if let Ok(MetaAnswer::Listing(listing)) = &answer { listing.entries.len() } else { 0 };
+            let mut state = cache.state();
+            state.ahead.listed(folder, entries);
+            state.answers.learn(asked, page, &answer);
+        });
     }
 
     /// [`MetaStore::watch`]: its answers are what keeps the memory true.
