@@ -258,7 +258,11 @@ impl Pinned {
                     return Step::Have(run.slice(&range));
                 }
                 if let Some(flight) = state.flights.get(chunk) {
-                    return Step::Wait(flight);
+                    // It may be there, and not on the disk yet.
+                    return match flight.peek() {
+                        Some(Ok(run)) => Step::Have(run.slice(&range)),
+                        _ => Step::Wait(flight),
+                    };
                 }
                 let wanted = (range.end.div_ceil(CHUNK_BYTES) as u32 - chunk).max(ahead);
                 let run = state.missing_run(chunk, wanted);
