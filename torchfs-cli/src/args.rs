@@ -241,8 +241,8 @@ pub struct Mount {
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     pub cache_size: CacheSize,
     /// What leaves a full cache first: fifo what came first, filo what came last, lru what was not opened for the longest
-    /// time, lfu what was opened the fewest times, schedule what an announced order needs last (none can be announced to a mount yet: as lru)
-    #[arg(long, value_name = "POLICY", default_value_t = Eviction::Lru)]
+    /// time, lfu what was opened the fewest times, schedule what an announced order needs last and, without one, as lru
+    #[arg(long, value_name = "POLICY", default_value_t = Eviction::Schedule)]
     pub eviction: Eviction,
     /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE,
     /// eviction=POLICY, nopassthrough (the kernel reads no cached file by itself)

@@ -258,6 +258,9 @@ impl Volume {
         if self.handles.send_back(ino, file.attr().version) {
             return Err(Error::new(Kind::Stale, "the content changed since the name was looked up"));
         }
+        if how.writer.is_none() {
+            file.begin_reading();
+        }
         let whole = self.whole(&file, how).await;
         Ok(Opening { file, how, whole })
     }

@@ -52,7 +52,7 @@ impl Rig {
 
     fn restart(&mut self) {
         self.cache = None;
-        let cache = Cache::open(self.dir.path(), self.limit, CLUSTER, Box::new(Lru::default()));
+        let cache = Cache::open(self.dir.path(), self.limit, CLUSTER, Box::new(Lru::default()), Prefetch::None);
         self.cache = Some(cache.expect("opened"));
     }
 
@@ -290,8 +290,9 @@ async fn read_through(cache: &Cache, ino: u64, len: u64) -> u64 {
 #[tokio::test]
 async fn what_another_cache_in_the_folder_has_whole_is_copied_and_nothing_of_it_is_trusted() {
     let one = Rig::new(64 * MIB);
-    let open =
-        |cluster| Cache::open(one.dir.path(), 16 * MIB, cluster, Box::new(Lru::default())).expect("there is room");
+    let open = |cluster| {
+        Cache::open(one.dir.path(), 16 * MIB, cluster, Box::new(Lru::default()), Prefetch::None).expect("there is room")
+    };
     let (two, stranger) = (open(CLUSTER), open(ClusterId(78)));
     let len = 7 * MIB + 5;
     for ino in 1..=3 {

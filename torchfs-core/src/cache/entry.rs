@@ -1,13 +1,17 @@
 //! [`Pinned`]: one file in the cache, open for reading.
 
+use super::ahead::{Delivered, received};
 use super::disk::{self, Record};
-use super::flight::{Flight, Flights, Run};
-use super::{ByteSource, CHUNK_BYTES, CacheKey, Shared, UNWRITTEN_UNITS_MAX, count};
+use super::flight::{Flight, Flights, Landed, Run};
+use super::{ByteSource, CHUNK_BYTES, CacheKey, Shared, count, unwritten_units};
 use crate::error::{Error, Kind, Result};
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::oneshot;
 
 /// Files of up to this many chunks are fetched whole.
 const WHOLE_CHUNKS_MAX: u32 = 4;
@@ -64,22 +68,27 @@ impl Entry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether all of it is there.
+    pub fn is_whole(&self) -> bool {
+        !self.state().chunks.contains(&Chunk::Missing)
+    }
+
     /// The bytes of some chunks.
-    fn bytes_of(&self, chunks: &Range<u32>) -> Range<u64> {
+    pub fn bytes_of(&self, chunks: &Range<u32>) -> Range<u64> {
         u64::from(chunks.start) * CHUNK_BYTES..(u64::from(chunks.end) * CHUNK_BYTES).min(self.len)
     }
 }
 
 /// A place in the cache that is not removed while this lives.
 #[derive(Debug)]
-struct Pin {
+pub(super) struct Pin {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
 }
 
 impl Clone for Pin {
     fn clone(&self) -> Self {
-        self.shared.index().pin(self.entry.key);
+        self.shared.index().pin(&self.entry);
         Pin { shared: self.shared.clone(), entry: self.entry.clone() }
     }
 }
@@ -88,7 +97,7 @@ impl Drop for Pin {
     fn drop(&mut self) {
         // Still under the index's lock, so that nobody opens the file anew in between.
         let mut index = self.shared.index();
-        if index.unpin(self.entry.key) {
+        if index.unpin(&self.entry) {
             self.entry.state().file = None;
         }
     }
@@ -112,9 +121,11 @@ struct Pattern {
     chunks: u32,
 }
 
-/// How much of [`UNWRITTEN_UNITS_MAX`] so many bytes are.
-fn unwritten_units(bytes: usize) -> u32 {
-    ((bytes as u64).div_ceil(CHUNK_BYTES) as u32).clamp(1, UNWRITTEN_UNITS_MAX as u32)
+/// Who began a fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Mine,
+    Another,
 }
 
 /// What to do for the next bytes of a read.
@@ -123,12 +134,12 @@ enum Step {
     Open,
     Check(u32, u32),
     Have(Bytes),
-    Wait(Flight),
+    Wait(Flight, Whose),
 }
 
 impl Pinned {
     pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>) -> Self {
-        Pinned { pin: Pin { shared, entry }, pattern: Mutex::default(), unkept: Mutex::default() }
+        Pinned { pin: Pin::new(shared, entry), pattern: Mutex::default(), unkept: Mutex::default() }
     }
 
     /// Reads a range that lies within the file: what is there from the disk, the rest from `source`.
@@ -139,7 +150,7 @@ impl Pinned {
         let ahead = self.follow(&range);
         let mut pieces: Vec<Bytes> = Vec::new();
         let mut at = range.start;
-        let mut waited = false;
+        let (mut waited, mut tried_again) = (false, false);
         while at < range.end {
             let piece = match self.step(source, at..range.end, ahead) {
                 Step::Open => self.open_file(source, at..range.end).await?,
@@ -157,9 +168,19 @@ impl Pinned {
                         continue;
                     }
                 },
-                Step::Wait(flight) => {
+                Step::Wait(flight, whose) => {
                     waited = true;
-                    let run = flight.await?;
+                    let began = Instant::now();
+                    let run = flight.await;
+                    self.pin.shared.index().epochs.stalled(began.elapsed());
+                    let run = match run {
+                        // What was fetched ahead did not come, or another reader's nodes failed.
+                        Err(_) if whose == Whose::Another && !tried_again => {
+                            tried_again = true;
+                            continue;
+                        }
+                        run => run?,
+                    };
                     let piece = run.slice(&(at..range.end));
                     self.remember(run);
                     piece
@@ -195,7 +216,7 @@ impl Pinned {
     /// As [`Cache::settle`](super::Cache::settle).
     #[cfg(test)]
     pub(super) async fn settle(&self) {
-        drop(self.pin.shared.unwritten.acquire_many(UNWRITTEN_UNITS_MAX as u32).await);
+        drop(self.pin.shared.unwritten.acquire_many(super::UNWRITTEN_UNITS_MAX as u32).await);
     }
 
     /// Where the backing file is.
@@ -259,9 +280,9 @@ impl Pinned {
                 }
                 if let Some(flight) = state.flights.get(chunk) {
                     // It may be there, and not on the disk yet.
-                    return match flight.peek() {
+                    return match flight.clone().now_or_never() {
                         Some(Ok(run)) => Step::Have(run.slice(&range)),
-                        _ => Step::Wait(flight),
+                        _ => Step::Wait(flight, Whose::Another),
                     };
                 }
                 let wanted = (range.end.div_ceil(CHUNK_BYTES) as u32 - chunk).max(ahead);
@@ -273,7 +294,7 @@ impl Pinned {
                     let run = state.missing_run(next, wanted);
                     drop(self.pin.start(&mut state, source, run));
                 }
-                Step::Wait(flight)
+                Step::Wait(flight, Whose::Mine)
             }
         }
     }
@@ -377,6 +398,14 @@ struct Landing {
     number: u64,
 }
 
+impl Landing {
+    /// Tells readers that there are no bytes, once those who try again find nothing under way.
+    fn failed(self, landed: Landed, error: Error) {
+        drop(self);
+        drop(landed.send(Err(error)));
+    }
+}
+
 impl Drop for Landing {
     fn drop(&mut self) {
         self.entry.state().flights.end(self.number);
@@ -384,6 +413,11 @@ impl Drop for Landing {
 }
 
 impl Pin {
+    /// Takes over a pin that the index counts already.
+    pub fn new(shared: Arc<Shared>, entry: Arc<Entry>) -> Pin {
+        Pin { shared, entry }
+    }
+
     /// Fetches chunks, what lies in each full shard by itself: so nothing has to be copied together. Returns the first.
     fn start(&self, state: &mut State, source: &Arc<dyn ByteSource>, chunks: Range<u32>) -> Flight {
         let end_of_shard = |chunk: u32| (chunk / RUN_ALIGN_CHUNKS + 1) * RUN_ALIGN_CHUNKS;
@@ -404,7 +438,7 @@ impl Pin {
         let (shared, entry, source) = (self.shared.clone(), self.entry.clone(), source.clone());
         let run = chunks.clone();
         state.flights.start(chunks, move |number, landed| async move {
-            let _landing = Landing { entry: entry.clone(), number };
+            let landing = Landing { entry: entry.clone(), number };
             let range = entry.bytes_of(&run);
             let data = match from_sibling(&shared, &entry, range.clone()).await {
                 Some(data) => Ok(data),
@@ -412,7 +446,7 @@ impl Pin {
             };
             let data = match data {
                 Ok(data) => data,
-                Err(error) => return drop(landed.send(Err(error))),
+                Err(error) => return landing.failed(landed, error),
             };
             // Readers go on while it is written, but not so far that much waits for the disk.
             let unwritten = shared.unwritten.acquire_many(unwritten_units(data.len())).await;
@@ -426,13 +460,32 @@ impl Pin {
         })
     }
 
+    /// Has readers wait for some chunks, which have their room, until they are delivered.
+    pub fn expect(self, chunks: Range<u32>, delivery: oneshot::Receiver<Delivered>) {
+        let (shared, entry) = (self.shared.clone(), self.entry.clone());
+        let run = chunks.clone();
+        drop(entry.state().flights.start(chunks, move |number, landed| async move {
+            let landing = Landing { entry: self.entry.clone(), number };
+            let range = self.entry.bytes_of(&run);
+            match received(delivery.await) {
+                Ok(Delivered { data, permit }) => {
+                    drop(landed.send(Ok(Run { start: range.start, data: data.clone() })));
+                    self.write_reserved(run, data, Vec::new()).await;
+                    drop(permit);
+                }
+                Err(error) => {
+                    shared.index().failed(self.entry.key, range.end - range.start);
+                    landing.failed(landed, error);
+                }
+            }
+        }));
+    }
+
     /// Pins an entry, if it is still the one in the cache.
     fn again(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Option<Pin> {
         let mut index = shared.index();
-        let current = index.slots.get(&entry.key).is_some_and(|slot| Arc::ptr_eq(&slot.entry, entry));
-        if current {
-            index.pin(entry.key);
-        }
+        let current = index.slot_of(entry).is_some();
+        index.pin(entry);
         current.then(|| Pin { shared: shared.clone(), entry: entry.clone() })
     }
 
@@ -443,6 +496,12 @@ impl Pin {
             count(&self.shared.counters.unkept_bytes, bytes);
             return;
         };
+        self.write_reserved(chunks, data, evicted).await;
+    }
+
+    /// Keeps bytes that have their room, for which something leaves.
+    async fn write_reserved(self, chunks: Range<u32>, data: Bytes, evicted: Vec<Arc<Entry>>) {
+        let bytes = data.len() as u64;
         let work = move || {
             self.shared.remove(&evicted);
             if let Err(error) = self.write_with_room(chunks, &data) {
@@ -529,7 +588,7 @@ async fn fetch(shared: &Shared, source: &Arc<dyn ByteSource>, range: Range<u64>)
     if data.len() as u64 != range.end - range.start {
         return Err(Error::new(Kind::Io, format!("{} bytes came for the range {range:?}", data.len())));
     }
-    count(&shared.counters.storage_bytes, data.len() as u64);
+    shared.count_fetched(data.len() as u64);
     Ok(data)
 }
 

@@ -9,22 +9,29 @@
 //! through; after a restart nothing is served that its checksum does not prove. Several processes may use one folder: each
 //! keeps to its own limit, and copies what another has whole instead of fetching it.
 
+mod ahead;
 mod disk;
 mod entry;
+mod epochs;
 mod flight;
 pub mod policy;
 mod siblings;
 
+pub use ahead::{Coming, Limits};
 pub(crate) use disk::seats;
 pub use entry::Pinned;
+pub use epochs::EpochStats;
 
 use crate::error::Result;
 use crate::ids::{ClusterId, InodeId, Version};
+use crate::prefetch::{DataFile, Dataset, Planner, Prefetch};
+use ahead::Pace;
 use async_trait::async_trait;
 use bytes::Bytes;
 use disk::{Disk, Record};
 use entry::Entry;
-use policy::{CacheEvent, EvictionPolicy};
+use epochs::{Epochs, Found};
+use policy::{CacheEvent, EvictionPolicy, Plan};
 use serde::{Deserialize, Serialize};
 use siblings::Siblings;
 use std::collections::BTreeMap;
@@ -103,7 +110,9 @@ struct Shared {
     index: Mutex<Index>,
     counters: Counters,
     /// For bytes that readers have and the disk not yet.
-    unwritten: Semaphore,
+    unwritten: Arc<Semaphore>,
+    /// Something may be to be fetched ahead.
+    wanted: tokio::sync::Notify,
 }
 
 #[derive(Debug, Default)]
@@ -121,21 +130,61 @@ fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
+/// How much of [`UNWRITTEN_UNITS_MAX`] so many bytes are.
+fn unwritten_units(bytes: usize) -> u32 {
+    ((bytes as u64).div_ceil(CHUNK_BYTES) as u32).clamp(1, UNWRITTEN_UNITS_MAX as u32)
+}
+
 /// What is held and how much.
 #[derive(Debug)]
 struct Index {
     slots: BTreeMap<CacheKey, Slot>,
     policy: Box<dyn EvictionPolicy>,
+    /// What is known of the future.
+    planner: Planner,
+    epochs: Epochs,
+    ahead: Ahead,
+    pace: Pace,
     used_bytes: u64,
     /// The part of it that is open and cannot be removed.
     pinned_bytes: u64,
+}
+
+/// What was fetched ahead, or is being, and nobody has opened since.
+#[derive(Debug, Default)]
+struct Ahead {
+    files: usize,
+    bytes: u64,
+}
+
+impl Ahead {
+    fn add(&mut self, bytes: u64) {
+        self.files += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: u64) {
+        self.files -= 1;
+        self.bytes -= bytes;
+    }
 }
 
 #[derive(Debug)]
 struct Slot {
     entry: Arc<Entry>,
     pins: u32,
+    /// Bytes that are there, or that room is kept for.
     stored_bytes: u64,
+    brought: Brought,
+}
+
+/// Why a file is in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    /// Somebody opened it.
+    ByReader,
+    /// It was fetched ahead, and nobody has opened it since.
+    Ahead,
 }
 
 impl Cache {
@@ -145,14 +194,23 @@ impl Cache {
     /// # Errors
     /// `Conflict` if sixteen processes use the folder, `InvalidInput` if it holds something else, or what the operating
     /// system reports.
-    pub fn open(dir: &Path, limit_bytes: u64, cluster: ClusterId, policy: Box<dyn EvictionPolicy>) -> Result<Cache> {
+    pub fn open(
+        dir: &Path,
+        limit_bytes: u64,
+        cluster: ClusterId,
+        policy: Box<dyn EvictionPolicy>,
+        prefetch: Prefetch,
+    ) -> Result<Cache> {
         let (disk, records) = Disk::open(dir, cluster)?;
-        let mut index = Index { slots: BTreeMap::new(), policy, used_bytes: 0, pinned_bytes: 0 };
+        let (planner, epochs) = (Planner::new(prefetch), Epochs::default());
+        let (slots, ahead, pace) = (BTreeMap::new(), Ahead::default(), Pace::default());
+        let mut index = Index { slots, policy, planner, epochs, ahead, pace, used_bytes: 0, pinned_bytes: 0 };
         records.into_iter().for_each(|record| index.add_found(record));
         let (counters, index) = (Counters::default(), Mutex::new(index));
-        let unwritten = Semaphore::new(UNWRITTEN_UNITS_MAX);
+        let unwritten = Arc::new(Semaphore::new(UNWRITTEN_UNITS_MAX));
         let siblings = Siblings::new(dir, disk.dir(), cluster);
-        let shared = Arc::new(Shared { disk, siblings, limit_bytes, index, counters, unwritten });
+        let wanted = tokio::sync::Notify::new();
+        let shared = Arc::new(Shared { disk, siblings, limit_bytes, index, counters, unwritten, wanted });
         let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
         Ok(Cache { shared })
@@ -180,13 +238,19 @@ impl Cache {
             entry: Arc::new(Entry::empty(key, len, disk.new_name())),
             pins: 0,
             stored_bytes: 0,
+            brought: Brought::ByReader,
         });
         if slot.entry.len != len {
             return None;
         }
         let entry = slot.entry.clone();
-        index.policy.note(if is_new { CacheEvent::Added(key) } else { CacheEvent::Used(key) });
-        index.pin(key);
+        index.brought_by_reader(key);
+        if is_new {
+            index.added(key);
+        } else {
+            index.policy.note(CacheEvent::Used(key));
+        }
+        index.pin(&entry);
         drop(index);
         Some(Pinned::new(self.shared.clone(), entry))
     }
@@ -266,6 +330,11 @@ impl Shared {
         Some(removed)
     }
 
+    fn count_fetched(&self, bytes: u64) {
+        count(&self.counters.storage_bytes, bytes);
+        self.index().epochs.fetched(bytes);
+    }
+
     /// Gives back room that [`Shared::reserve`] took.
     fn release(&self, key: CacheKey, bytes: u64) {
         self.index().shrink(key, bytes);
@@ -276,27 +345,55 @@ impl Index {
     fn add_found(&mut self, record: Record) {
         let (key, len) = (record.key(), record.len);
         self.used_bytes += len;
-        self.slots.insert(key, Slot { entry: Arc::new(Entry::found(record)), pins: 0, stored_bytes: len });
-        self.policy.note(CacheEvent::Added(key));
+        let slot =
+            Slot { entry: Arc::new(Entry::found(record)), pins: 0, stored_bytes: len, brought: Brought::ByReader };
+        self.slots.insert(key, slot);
+        self.added(key);
     }
 
-    fn pin(&mut self, key: CacheKey) {
-        if let Some(slot) = self.slots.get_mut(&key) {
+    /// The policy learns of a new entry, and what is known of its future.
+    fn added(&mut self, key: CacheKey) {
+        self.policy.note(CacheEvent::Added(key));
+        let plan = self.planner.plan(key);
+        if plan != Plan::Unknown {
+            self.policy.note(CacheEvent::Planned(key, plan));
+        }
+    }
+
+    /// Somebody opens it, so it was not fetched in vain.
+    fn brought_by_reader(&mut self, key: CacheKey) {
+        if let Some(slot) = self.slots.get_mut(&key)
+            && slot.brought == Brought::Ahead
+        {
+            slot.brought = Brought::ByReader;
+            self.ahead.remove(slot.entry.len);
+        }
+    }
+
+    /// The slot of an entry, unless it has left the cache: its file may be in there anew.
+    fn slot_of(&mut self, entry: &Arc<Entry>) -> Option<&mut Slot> {
+        self.slots.get_mut(&entry.key).filter(|slot| Arc::ptr_eq(&slot.entry, entry))
+    }
+
+    fn pin(&mut self, entry: &Arc<Entry>) {
+        if let Some(slot) = self.slot_of(entry) {
             slot.pins += 1;
-            if slot.pins == 1 {
-                self.pinned_bytes += slot.stored_bytes;
+            let (pins, stored_bytes) = (slot.pins, slot.stored_bytes);
+            if pins == 1 {
+                self.pinned_bytes += stored_bytes;
             }
         }
     }
 
     /// Returns whether nobody has the file open any more.
-    fn unpin(&mut self, key: CacheKey) -> bool {
-        let Some(slot) = self.slots.get_mut(&key) else { return true };
+    fn unpin(&mut self, entry: &Arc<Entry>) -> bool {
+        let Some(slot) = self.slot_of(entry) else { return true };
         slot.pins -= 1;
-        if slot.pins == 0 {
-            self.pinned_bytes -= slot.stored_bytes;
+        let (pins, stored_bytes) = (slot.pins, slot.stored_bytes);
+        if pins == 0 {
+            self.pinned_bytes -= stored_bytes;
         }
-        slot.pins == 0
+        pins == 0
     }
 
     fn grow(&mut self, key: CacheKey, bytes: u64) {
@@ -345,7 +442,12 @@ impl Index {
 
     fn take(&mut self, key: CacheKey) -> Option<Slot> {
         self.policy.note(CacheEvent::Removed(key));
+        self.planner.removed(key);
         let slot = self.slots.remove(&key)?;
+        if slot.brought == Brought::Ahead {
+            self.epochs.wasted();
+            self.ahead.remove(slot.entry.len);
+        }
         self.used_bytes -= slot.stored_bytes;
         Some(slot)
     }

@@ -69,16 +69,21 @@ impl Base {
         {
             return stripes.read(self.stripe(&only)?, stripe_range(&only)).await;
         }
-        let mut reads = Vec::with_capacity(extents.len());
-        for extent in &extents {
-            reads.push(StripeRead { stripe: self.stripe(extent)?.clone(), range: stripe_range(extent) });
-        }
-        let mut out = BytesMut::zeroed((range.end - range.start) as usize);
-        for (extent, read) in extents.iter().zip(stripes.read_many(reads).await) {
-            let at = (extent.offset - range.start) as usize;
-            out[at..at + extent.len as usize].copy_from_slice(&read?);
-        }
-        Ok(out.freeze())
+        let (places, reads): (Vec<u64>, Vec<StripeRead>) = self.reads(range.clone())?.into_iter().unzip();
+        let parts = places.into_iter().zip(stripes.read_many(reads).await);
+        assemble(range.end - range.start, parts)
+    }
+
+    /// What has to be read for a range, and where in it each part begins.
+    ///
+    /// # Errors
+    /// `Protocol` if metadata did not say where it is.
+    pub fn reads(&self, range: Range<u64>) -> Result<Vec<(u64, StripeRead)>> {
+        let read = |extent: Extent| {
+            let read = StripeRead { stripe: self.stripe(&extent)?.clone(), range: stripe_range(&extent) };
+            Ok((extent.offset - range.start, read))
+        };
+        self.extents.within(range.clone()).map(read).collect()
     }
 
     /// The stripe of one of its extents.
@@ -91,6 +96,25 @@ impl Base {
             crate::Error::new(crate::Kind::Protocol, message)
         })
     }
+}
+
+/// Bytes from their parts and where each begins; what lies between them is zeros.
+///
+/// # Errors
+/// Of the first part that could not be had.
+pub(super) fn assemble(len: u64, parts: impl IntoIterator<Item = (u64, Result<Bytes>)>) -> Result<Bytes> {
+    let mut parts = parts.into_iter().peekable();
+    if let Some((0, Ok(only))) = parts.peek()
+        && only.len() as u64 == len
+    {
+        return Ok(only.clone());
+    }
+    let mut out = BytesMut::zeroed(len as usize);
+    for (at, part) in parts {
+        let part = part?;
+        out[at as usize..at as usize + part.len()].copy_from_slice(&part);
+    }
+    Ok(out.freeze())
 }
 
 fn stripe_range(extent: &Extent) -> Range<u32> {

@@ -1,13 +1,14 @@
 //! [`File`]: an open file.
 
 use super::Client;
-use super::content::Base;
+use super::content::{Base, Origin};
 use super::open_file::OpenFile;
 use super::read::Window;
 use crate::cache::{CacheKey, Pinned};
 use crate::error::{Error, Kind, Result};
 use crate::ids::InodeId;
 use crate::meta::{Attr, AttrChange};
+use crate::prefetch::DataFile;
 use crate::settings::FILE_BYTES_MAX;
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,6 +80,20 @@ impl File {
         let state = self.open.state();
         let base = self.view.base(&state);
         state.attr(&base)
+    }
+
+    /// Tells the cache that this open is a reader's: it counts for its epoch, and what comes after it in an announced order may
+    /// be fetched. [`Client::open`] does it; whoever opens by inode calls it once per open, before reading, unless to write.
+    pub fn begin_reading(&self) {
+        let base = self.view.base(&self.open.state());
+        if let Some(cache) = &self.client.inner.cache
+            && base.origin == Origin::Cluster
+        {
+            let key = CacheKey { ino: base.attr.ino, version: base.attr.version };
+            self.client.inner.catalogs.note_version(key);
+            let file = DataFile { key, bytes: base.attr.size };
+            self.view.pinned(key, || cache.opened(file).map(Arc::new));
+        }
     }
 
     /// Reads up to `len` bytes at `offset`; fewer only at the end of the file.

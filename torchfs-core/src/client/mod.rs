@@ -3,7 +3,9 @@
 //! Close-to-open consistency: a [`File`] shows the version that was current when it was opened, plus this client's own
 //! writes; [`File::commit`] makes writes durable in the cluster and visible to everyone who opens the file afterwards.
 
+mod ahead;
 mod aside;
+mod catalog;
 mod commit;
 mod content;
 mod copy;
@@ -16,6 +18,7 @@ mod path;
 mod ranges;
 mod read;
 mod recover;
+mod schedule;
 mod small;
 mod spans;
 mod staging;
@@ -25,20 +28,24 @@ mod write;
 
 pub use aside::{SetAside, set_aside};
 pub use file::{File, OpenMode};
+pub use schedule::{Announced, EpochOrder, PathList};
 pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
 
 use crate::cache::policy::Eviction;
-use crate::cache::{Cache, CacheStats};
+use crate::cache::{Cache, CacheStats, EpochStats};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClusterId, InodeId, Version};
 use crate::meta::{
     Attr, AttrChange, Content, FileKind, FsStat, IfExists, MetaSession, MetaStore, Name, NewInode, SetTime, Status,
 };
 use crate::observe::{Observed, RequestStats, Requests};
+use crate::prefetch::Prefetch;
 use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
+use ahead::Prefetcher;
 use aside::Asides;
+use catalog::Catalogs;
 use content::Base;
 use open_file::OpenFile;
 use small::SmallWrites;
@@ -77,6 +84,10 @@ struct Inner {
     uploads: Arc<Semaphore>,
     open: Mutex<OpenFiles>,
     cache: Option<Cache>,
+    /// The files that orders were announced of.
+    catalogs: Arc<Catalogs>,
+    /// Fetches ahead into the cache.
+    _prefetcher: Option<Prefetcher>,
     /// Where what cannot be committed is kept; in the cache folder.
     asides: Option<Arc<Asides>>,
     requests: Arc<Requests>,
@@ -117,6 +128,7 @@ pub struct ClientBuilder {
     cache_dir: Option<PathBuf>,
     cache_bytes: Option<u64>,
     eviction: Eviction,
+    prefetch: Prefetch,
     owner: Option<(u32, u32)>,
 }
 
@@ -145,10 +157,18 @@ impl ClientBuilder {
         self
     }
 
-    /// What leaves the cache when it is full; what was not opened for the longest time if not said.
+    /// What leaves the cache when it is full. If not said, what an announced order needs last; without one, what was not opened
+    /// for the longest time.
     #[must_use]
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.eviction = eviction;
+        self
+    }
+
+    /// What is fetched into the cache before it is opened. If not said, what was announced: see [`Client::announce`].
+    #[must_use]
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.prefetch = prefetch;
         self
     }
 
@@ -189,6 +209,10 @@ impl ClientBuilder {
             None => (None, None),
         };
         let staging = cache.as_ref().map_or_else(std::env::temp_dir, |cache: &Cache| cache.dir().join("staging"));
+        let catalogs = Arc::<Catalogs>::default();
+        let fetched_ahead = cache.clone().filter(|_| self.prefetch != Prefetch::None);
+        let prefetcher =
+            fetched_ahead.map(|cache| Prefetcher::start(cache, meta.clone(), stripes.clone(), catalogs.clone()));
         let inner = Inner {
             meta,
             small: SmallWrites::new(stripes.clone()),
@@ -197,6 +221,8 @@ impl ClientBuilder {
             staging: Staging::new(staging, cache.clone()),
             uploads: Arc::new(Semaphore::new(UPLOAD_UNITS_MAX)),
             open: Mutex::default(),
+            catalogs,
+            _prefetcher: prefetcher,
             cache,
             asides,
             requests,
@@ -206,8 +232,9 @@ impl ClientBuilder {
 
     async fn open_cache(&self, dir: PathBuf, cluster: ClusterId) -> Result<(Cache, Asides)> {
         let (limit_bytes, eviction) = (self.cache_bytes.unwrap_or(CACHE_BYTES_DEFAULT), self.eviction);
+        let prefetch = self.prefetch;
         let open = move || {
-            let cache = Cache::open(&dir, limit_bytes, cluster, eviction.policy())?;
+            let cache = Cache::open(&dir, limit_bytes, cluster, eviction.policy(), prefetch)?;
             // Only now is it sure which folder is ours.
             staging::remove_leftovers(&cache.dir().join("staging"))?;
             let asides = Asides::open(cache.dir(), limit_bytes, cluster)?;
@@ -325,6 +352,12 @@ impl Client {
     #[must_use]
     pub fn cache_stats(&self) -> Option<CacheStats> {
         self.inner.cache.as_ref().map(Cache::stats)
+    }
+
+    /// What each of the latest epochs found in the cache, the latest last; `None` if there is no cache.
+    #[must_use]
+    pub fn epochs(&self) -> Option<Vec<EpochStats>> {
+        self.inner.cache.as_ref().map(Cache::epochs)
     }
 
     /// What was asked of the cluster so far, and how long it took.

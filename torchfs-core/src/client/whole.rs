@@ -15,7 +15,9 @@ impl Client {
     pub async fn open(&self, path: impl AsRef<[u8]>) -> Result<File> {
         let path = path.as_ref();
         let open = async { self.open_as(self.existing(path).await?.ino, OpenMode::Read).await };
-        open.await.context(|| shown(path))
+        let file = open.await.context(|| shown(path))?;
+        file.begin_reading();
+        Ok(file)
     }
 
     /// Opens a file for reading and writing, making it if it is not there (mode 0o644).

@@ -1,6 +1,6 @@
 //! [`Planner`]: timeline and prefetch policy together, as a cache uses them.
 
-use super::{DataFile, Dataset, Prefetch, PrefetchEvent, PrefetchPolicy, Schedule, Timeline, Urgency, View, Wanted};
+use super::{DataFile, Dataset, Prefetch, PrefetchEvent, PrefetchPolicy, Prepared, Timeline, Urgency, View, Wanted};
 use crate::cache::CacheKey;
 use crate::cache::policy::{EvictionPolicy, Plan, enough};
 use crate::error::Result;
@@ -49,7 +49,7 @@ impl Planner {
     ///
     /// # Errors
     /// As [`Timeline::announce`].
-    pub fn announce(&mut self, schedule: Schedule) -> Result<()> {
+    pub fn announce(&mut self, schedule: impl Into<Prepared>) -> Result<()> {
         self.timeline.announce(schedule)
     }
 

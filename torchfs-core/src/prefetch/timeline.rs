@@ -50,7 +50,7 @@ const READ: u32 = u32::MAX - 1;
 /// at most [`ENTRIES_MAX`](super::ENTRIES_MAX), and 4 bytes per file and epoch.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    epochs: VecDeque<Announced>,
+    epochs: VecDeque<Prepared>,
     /// Everything before is read or counts as read.
     low: u64,
     /// One beyond the furthest place that a head has come to.
@@ -89,8 +89,10 @@ pub struct Stretch {
     pub places: Range<u64>,
 }
 
+/// A [`Schedule`] with all that a [`Timeline`] computes of it, so that whoever has a timeline behind a lock need not hold the
+/// lock for that.
 #[derive(Debug)]
-struct Announced {
+pub struct Prepared {
     schedule: Schedule,
     /// The place of its first entry.
     first: u64,
@@ -106,8 +108,10 @@ impl Timeline {
     ///
     /// # Errors
     /// `TooLarge` if there would be more than [`ENTRIES_MAX`](super::ENTRIES_MAX) entries; nothing changes then.
-    pub fn announce(&mut self, schedule: Schedule) -> Result<()> {
-        let stays = |epoch: &Announced| epoch.end() > self.low && epoch.schedule.epoch() < schedule.epoch();
+    pub fn announce(&mut self, schedule: impl Into<Prepared>) -> Result<()> {
+        let prepared: Prepared = schedule.into();
+        let schedule = &prepared.schedule;
+        let stays = |epoch: &Prepared| epoch.end() > self.low && epoch.schedule.epoch() < schedule.epoch();
         let staying = self.epochs.iter().filter(|epoch| stays(epoch));
         let entries = staying.map(|epoch| epoch.schedule.order().len()).sum();
         check_entries(&format!("epoch {}", schedule.epoch()), schedule.order().len(), entries)?;
@@ -118,15 +122,15 @@ impl Timeline {
             Some(last) => self.reached = self.reached.min(last.end()),
             None => (self.low, self.reached) = (unused, unused),
         }
-        let first = self.epochs.back().map_or(unused, Announced::end);
-        self.epochs.push_back(Announced::new(schedule, first));
+        let first = self.epochs.back().map_or(unused, Prepared::end);
+        self.epochs.push_back(Prepared { first, ..prepared });
         self.restart();
         Ok(())
     }
 
     /// Forgets all that was announced.
     pub fn forget(&mut self) {
-        self.low = self.epochs.back().map_or(self.low, Announced::end);
+        self.low = self.epochs.back().map_or(self.low, Prepared::end);
         self.reached = self.low;
         self.epochs.clear();
         self.restart();
@@ -178,6 +182,23 @@ impl Timeline {
         plan
     }
 
+    /// The number of the epoch that an open of a file now belongs to: in which it is read next or, if it was read as announced,
+    /// the one that is being read. `None` if no announced order names it.
+    #[must_use]
+    pub fn epoch_of(&self, key: CacheKey) -> Option<u64> {
+        match self.plan(key) {
+            Plan::At(place) => self.epoch_at(place).map(|epoch| epoch.schedule.epoch()),
+            Plan::Read => self.epoch(),
+            Plan::Unknown => None,
+        }
+    }
+
+    /// The file under the version that the announced orders name it by, if they do.
+    #[must_use]
+    pub fn as_announced(&self, key: CacheKey) -> Option<DataFile> {
+        self.epochs.iter().find_map(|epoch| epoch.schedule.dataset().as_listed(key))
+    }
+
     /// Rises whenever any number of plans may have changed: an order was announced or forgotten, the reader jumped.
     #[must_use]
     pub fn revision(&self) -> u64 {
@@ -219,7 +240,7 @@ impl Timeline {
     #[must_use]
     pub fn mean_bytes(&self) -> u64 {
         let bytes: u64 = self.epochs.iter().map(|epoch| epoch.schedule.bytes()).fold(0, u64::saturating_add);
-        let entries: u64 = self.epochs.iter().map(Announced::entries).sum();
+        let entries: u64 = self.epochs.iter().map(Prepared::entries).sum();
         bytes / entries.max(1)
     }
 
@@ -237,7 +258,7 @@ impl Timeline {
         if self.astray >= ASTRAY_MAX {
             return Vec::new();
         }
-        let end = self.epochs.back().map_or(self.low, Announced::end);
+        let end = self.epochs.back().map_or(self.low, Prepared::end);
         let proven = self.heads.iter().filter(|head| head.run > 1 || self.astray < ASTRAY_MAX / 4);
         let mut heads: Vec<(u64, u64)> = proven.map(|head| (head.next, head.id)).collect();
         heads.retain(|&(next, _)| next > self.low);
@@ -248,7 +269,7 @@ impl Timeline {
         stretches.filter(|stretch| !stretch.places.is_empty()).collect()
     }
 
-    fn epoch_at(&self, place: u64) -> Option<&Announced> {
+    fn epoch_at(&self, place: u64) -> Option<&Prepared> {
         self.epochs.iter().find(|epoch| (epoch.first..epoch.end()).contains(&place))
     }
 
@@ -323,7 +344,7 @@ impl Timeline {
     fn drop_finished(&mut self) {
         while self.epochs.len() > 1 && self.epochs[0].end() <= self.low && self.reached > self.epochs[1].first {
             let (over, next) = (self.epochs.pop_front(), &self.epochs[0]);
-            let same = |over: &Announced| Arc::ptr_eq(over.schedule.dataset(), next.schedule.dataset());
+            let same = |over: &Prepared| Arc::ptr_eq(over.schedule.dataset(), next.schedule.dataset());
             if !(next.names_all && over.as_ref().is_some_and(same)) {
                 self.revision += 1;
             }
@@ -333,15 +354,16 @@ impl Timeline {
     /// An open that is not expected changes nothing. After too many of them nobody follows the order any more.
     fn note_stray(&mut self) {
         self.strays += 1;
-        let entries = self.epochs.front().map_or(0, Announced::entries);
+        let entries = self.epochs.front().map_or(0, Prepared::entries);
         if entries > 0 && self.strays > STRAYS_MIN.max(entries) {
             self.forget();
         }
     }
 }
 
-impl Announced {
-    fn new(schedule: Schedule, first: u64) -> Announced {
+impl From<Schedule> for Prepared {
+    /// Takes some tenths of a second for ten million entries.
+    fn from(schedule: Schedule) -> Prepared {
         let mut unread = vec![NEVER; schedule.dataset().files().len()];
         let (mut again, mut named) = (Vec::new(), 0);
         for (entry, &file) in schedule.order().iter().enumerate().rev() {
@@ -357,9 +379,11 @@ impl Announced {
             *unread = entry as u32;
         }
         let names_all = named == unread.len();
-        Announced { schedule, first, unread, again, names_all }
+        Prepared { schedule, first: 0, unread, again, names_all }
     }
+}
 
+impl Prepared {
     fn entries(&self) -> u64 {
         self.schedule.order().len() as u64
     }

@@ -12,8 +12,9 @@ use crate::settings::{GET_MANY_MAX, SHARD_BYTES_MAX};
 use crate::shard::{ShardBlocks, ShardRead};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
-use futures::stream::StreamExt;
-use std::collections::BTreeMap;
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::iter::Enumerate;
 use std::ops::Range;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -45,27 +46,19 @@ impl StripeIo {
     /// Reads many ranges with one `get_many` per node, falling back to [`StripeIo::read`] for those that fail. The answers
     /// are in the order of the reads.
     pub async fn read_many(&self, reads: Vec<StripeRead>) -> Vec<Result<Bytes>> {
-        let requests = plan(&reads);
-        let answers = requests.into_iter().map(|(node, request)| Box::pin(self.get_many(node, request)));
-        let mut in_flight = futures::stream::iter(answers).buffer_unordered(REQUESTS_IN_FLIGHT);
-        let mut arrived = Arrived::new();
-        while let Some(answers) = in_flight.next().await {
-            for (place, start, bytes) in answers {
-                arrived.entry(place).or_default().push((start, bytes));
-            }
-        }
-        drop(in_flight);
-        arrived.values_mut().for_each(|parts| parts.sort_by_key(|(start, _)| *start));
-        let arrived = &arrived;
-        // Boxed with their type said: an unnamed closure type in here would keep callers from spawning this future.
-        let results: Vec<BoxFuture<'_, Result<Bytes>>> =
-            reads.iter().map(|read| self.one_of_many(read, arrived).boxed()).collect();
-        futures::stream::iter(results).buffered(RETRIES_IN_FLIGHT).collect().await
+        let mut answers: Vec<(usize, Result<Bytes>)> = self.read_each(reads).collect().await;
+        answers.sort_unstable_by_key(|(read, _)| *read);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    async fn one_of_many(&self, read: &StripeRead, arrived: &Arrived) -> Result<Bytes> {
+    /// As [`StripeIo::read_many`], each answer with the number of its read as soon as its nodes have answered.
+    pub fn read_each(&self, reads: Vec<StripeRead>) -> impl Stream<Item = (usize, Result<Bytes>)> + Send + '_ {
+        let many = Many::new(self, reads);
+        futures::stream::unfold(many, |mut many| async move { many.next().await.map(|answer| (answer, many)) })
+    }
+
+    async fn one_of_many(&self, read: StripeRead, pieces: Option<Vec<Bytes>>) -> Result<Bytes> {
         check_range(&read.stripe, &read.range)?;
-        let pieces: Option<Vec<Bytes>> = pieces_of(read).map(|(place, range)| find(arrived, place?, &range)).collect();
         match pieces {
             Some(pieces) => join(pieces).await,
             None => self.read(&read.stripe, read.range.clone()).await,
@@ -97,6 +90,112 @@ impl StripeIo {
         let bytes = request.bytes as usize;
         offload(bytes, move || keep_good(node, request.reads, answers)).await.unwrap_or_default()
     }
+}
+
+/// Reads under way.
+struct Many<'a> {
+    io: &'a StripeIo,
+    reads: Vec<StripeRead>,
+    /// The requests to make; each with its number.
+    requests: Enumerate<std::vec::IntoIter<(NodeId, Request)>>,
+    in_flight: FuturesUnordered<BoxFuture<'a, (usize, Vec<(Place, u32, Bytes)>)>>,
+    /// By request: the reads that wait for it.
+    waiting: Vec<Vec<usize>>,
+    /// By read: the requests that it waits for.
+    missing: Vec<usize>,
+    arrived: Arrived,
+    /// Reads that wait for no request any more.
+    ready: VecDeque<usize>,
+    finishing: FuturesUnordered<BoxFuture<'a, (usize, Result<Bytes>)>>,
+}
+
+impl<'a> Many<'a> {
+    fn new(io: &'a StripeIo, reads: Vec<StripeRead>) -> Self {
+        let requests = plan(&reads);
+        let by_shard = by_shard(&requests);
+        let mut waiting = vec![Vec::new(); requests.len()];
+        let mut missing = vec![0; reads.len()];
+        for (number, read) in reads.iter().enumerate() {
+            for request in awaited(&by_shard, read) {
+                waiting[request].push(number);
+                missing[number] += 1;
+            }
+        }
+        let ready = (0..reads.len()).filter(|&read| missing[read] == 0).collect();
+        let (in_flight, finishing) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let requests = requests.into_iter().enumerate();
+        Many { io, reads, requests, in_flight, waiting, missing, arrived: Arrived::new(), ready, finishing }
+    }
+
+    async fn next(&mut self) -> Option<(usize, Result<Bytes>)> {
+        loop {
+            self.start();
+            tokio::select! {
+                Some(answer) = self.finishing.next() => return Some(answer),
+                Some((request, arrived)) = self.in_flight.next() => self.note(request, arrived),
+                else => return None,
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        while self.in_flight.len() < REQUESTS_IN_FLIGHT
+            && let Some((number, (node, request))) = self.requests.next()
+        {
+            let io = self.io;
+            self.in_flight.push(async move { (number, io.get_many(node, request).await) }.boxed());
+        }
+        while self.finishing.len() < RETRIES_IN_FLIGHT
+            && let Some(number) = self.ready.pop_front()
+        {
+            let (io, read) = (self.io, self.reads[number].clone());
+            let pieces: Option<Vec<Bytes>> = match check_range(&read.stripe, &read.range) {
+                Ok(()) => pieces_of(&read).map(|(place, range)| find(&self.arrived, place?, &range)).collect(),
+                Err(_) => None,
+            };
+            self.finishing.push(async move { (number, io.one_of_many(read, pieces).await) }.boxed());
+        }
+    }
+
+    fn note(&mut self, request: usize, arrived: Vec<(Place, u32, Bytes)>) {
+        for (place, start, bytes) in arrived {
+            let parts = self.arrived.entry(place).or_default();
+            parts.insert(parts.partition_point(|(other, _)| *other < start), (start, bytes));
+        }
+        for read in std::mem::take(&mut self.waiting[request]) {
+            self.missing[read] -= 1;
+            if self.missing[read] == 0 {
+                self.ready.push_back(read);
+            }
+        }
+    }
+}
+
+/// By shard: where the ranges that are asked for begin, and in which request.
+type Asked = BTreeMap<Place, Vec<(u32, usize)>>;
+
+fn by_shard(requests: &[(NodeId, Request)]) -> Asked {
+    let mut asked = Asked::new();
+    for (number, (node, request)) in requests.iter().enumerate() {
+        for read in &request.reads {
+            asked.entry((*node, read.shard)).or_default().push((read.range.start, number));
+        }
+    }
+    asked.values_mut().for_each(|ranges| ranges.sort_unstable());
+    asked
+}
+
+/// The requests that bring the pieces of a read, which is a range that its stripe has; once each.
+fn awaited(asked: &Asked, read: &StripeRead) -> BTreeSet<usize> {
+    if check_range(&read.stripe, &read.range).is_err() {
+        return BTreeSet::new();
+    }
+    let request_of = |(place, range): (Option<Place>, Range<u32>)| {
+        let ranges = asked.get(&place?)?;
+        let after = ranges.partition_point(|(start, _)| *start <= range.start);
+        Some(ranges.get(after.checked_sub(1)?)?.1)
+    };
+    pieces_of(read).filter_map(request_of).collect()
 }
 
 fn keep_good(node: NodeId, reads: Vec<ShardRead>, answers: Vec<Result<ShardBlocks>>) -> Vec<(Place, u32, Bytes)> {

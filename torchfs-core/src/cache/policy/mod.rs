@@ -97,13 +97,13 @@ pub enum Eviction {
     /// [`Fifo`].
     Fifo,
     /// [`Lru`].
-    #[default]
     Lru,
     /// [`Lfu`].
     Lfu,
     /// [`Filo`].
     Filo,
     /// [`Schedule`].
+    #[default]
     Schedule,
 }
 

@@ -1,0 +1,345 @@
+//! Fetching ahead: which files, room for them, and readers that come while they are on their way.
+//!
+//! The rule: room is taken when a fetch begins, by [`Planner::victims`](crate::prefetch::Planner::victims), so that fetches under
+//! way cannot push out what is needed sooner. A fetch ahead that fails is nobody's error: whoever reads the file fetches it.
+
+use super::entry::{Entry, Pin};
+use super::{
+    Brought, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, Dataset, EpochStats, Found, Index, Pinned, Shared,
+    Slot, count,
+};
+use crate::error::{Error, Kind, Result};
+use crate::prefetch::{AHEAD_PART, Changed, Prepared, View, Wanted};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// A file comes in parts of so many chunks: a stripe of four full shards.
+const PART_CHUNKS: u32 = 16;
+
+/// While fewer files than these are fetched and unread, no further ones wait until there are enough for a batch.
+const AHEAD_FILES_MIN: usize = 16;
+
+/// Plans told to the eviction policy under one lock.
+const PLANNED_AT_ONCE: usize = 512;
+
+/// How much is begun at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Files.
+    pub files: usize,
+    /// Bytes of these; one file in any case.
+    pub bytes: u64,
+    /// How far ahead of the reader, and at most a quarter of the cache: see [`View::ahead_bytes_max`].
+    pub ahead_bytes: u64,
+}
+
+/// A file that is to be fetched ahead, part by part. It has its room, and readers of it wait for its bytes: deliver them soon, or
+/// drop this, and they fetch themselves.
+#[derive(Debug)]
+pub struct Coming {
+    shared: Arc<Shared>,
+    key: CacheKey,
+    len: u64,
+    parts: VecDeque<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    range: Range<u64>,
+    sender: oneshot::Sender<Delivered>,
+}
+
+/// Bytes on their way to the disk of the cache.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub data: Bytes,
+    /// Bounds what is not written yet.
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl Coming {
+    /// Which file.
+    #[must_use]
+    pub fn key(&self) -> CacheKey {
+        self.key
+    }
+
+    /// How long it is.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// The bytes that are to be delivered next; at most 16 MiB. `None` if all are.
+    #[must_use]
+    pub fn awaited(&self) -> Option<Range<u64>> {
+        self.parts.front().map(|part| part.range.clone())
+    }
+
+    /// Gives the bytes that are awaited next. Waits while much else is still to be written to the disk.
+    ///
+    /// # Errors
+    /// `Io` if it is another number of bytes: then the rest is left to its readers.
+    pub async fn deliver(&mut self, data: Bytes) -> Result<()> {
+        let Some(part) = self.parts.front() else { return Ok(()) };
+        let expected = part.range.end - part.range.start;
+        if data.len() as u64 != expected {
+            self.parts.clear();
+            return Err(Error::new(Kind::Io, format!("{} bytes came where {expected} were awaited", data.len())));
+        }
+        self.shared.count_fetched(expected);
+        self.accept(data).await;
+        Ok(())
+    }
+
+    /// Takes what another process has in the same folder; answers whether something is still awaited.
+    pub async fn copy_from_siblings(&mut self) -> bool {
+        while let Some(range) = self.awaited() {
+            if self.shared.siblings.are_none() {
+                return true;
+            }
+            let (shared, key, len) = (self.shared.clone(), self.key, self.len);
+            let read = tokio::task::spawn_blocking(move || shared.siblings.read(key, len, &range));
+            let Ok(Some(data)) = read.await else { return true };
+            count(&self.shared.counters.sibling_bytes, data.len() as u64);
+            self.accept(data).await;
+        }
+        false
+    }
+
+    async fn accept(&mut self, data: Bytes) {
+        let units = super::unwritten_units(data.len());
+        // The semaphore is never closed; a part whose sender is dropped is left to its readers.
+        let permit = self.shared.unwritten.clone().acquire_many_owned(units).await;
+        if let (Some(part), Ok(permit)) = (self.parts.pop_front(), permit) {
+            part.sender.send(Delivered { data, permit }).ok();
+        }
+    }
+}
+
+impl Cache {
+    /// Learns the order of an epoch. Computes for as long as preparing it takes, and looks at all that is in the cache.
+    ///
+    /// # Errors
+    /// As [`Timeline::announce`](crate::prefetch::Timeline::announce).
+    pub fn announce(&self, schedule: impl Into<Prepared>) -> Result<()> {
+        let prepared: Prepared = schedule.into();
+        {
+            let mut index = self.shared.index();
+            index.planner.announce(prepared)?;
+            index.pace = Pace::default();
+        }
+        self.shared.plan(Changed::All);
+        self.shared.wanted.notify_one();
+        Ok(())
+    }
+
+    /// Forgets all announced orders.
+    pub fn forget_schedules(&self) {
+        self.shared.index().planner.forget();
+        self.shared.plan(Changed::All);
+    }
+
+    /// Learns the files of a folder, in the order of their names.
+    pub fn listed(&self, files: &Arc<Dataset>) {
+        self.shared.index().planner.listed(files);
+    }
+
+    /// Learns that a file is opened to be read, before it is: counts it for its epoch, and more may be wanted from now on. A
+    /// file that changed since it was announced is the one that was announced. What is never cached is not counted.
+    ///
+    /// Returns its place, as [`Cache::pin`]: it was read as announced now, and would leave before its reader comes to it.
+    #[must_use]
+    pub fn opened(&self, file: DataFile) -> Option<Pinned> {
+        let found = self.shared.index().found(file.key);
+        let pinned = self.pin(file.key, file.bytes)?;
+        let changed = {
+            let mut index = self.shared.index();
+            index.pace.opened_bytes += file.bytes;
+            let file = index.planner.timeline().as_announced(file.key).unwrap_or(file);
+            let epoch = index.planner.timeline().epoch_of(file.key);
+            index.epochs.opened(epoch, found);
+            index.planner.opened(file)
+        };
+        self.shared.plan(changed);
+        self.shared.wanted.notify_one();
+        Some(pinned)
+    }
+
+    /// What each epoch found in the cache, the latest last.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<EpochStats> {
+        self.shared.index().epochs.stats()
+    }
+
+    /// Returns when there may be something to fetch ahead.
+    pub async fn wanted(&self) {
+        self.shared.wanted.notified().await;
+    }
+
+    /// Begins to fetch ahead what is read next, if that is enough to be worth the requests.
+    pub async fn take_wanted(&self, limits: Limits) -> Vec<Coming> {
+        let shared = self.shared.clone();
+        let limits = Limits { ahead_bytes: limits.ahead_bytes.min(shared.limit_bytes / AHEAD_PART), ..limits };
+        let first = {
+            let mut index = shared.index();
+            if !index.is_due(limits) {
+                return Vec::new();
+            }
+            index.begin(&shared, limits.ahead_bytes)
+        };
+        let Some(first) = first else {
+            shared.index().pace.cut = Cut::No;
+            return Vec::new();
+        };
+        // It fails only when the runtime ends.
+        tokio::task::spawn_blocking(move || shared.begin_batch(first, limits)).await.unwrap_or_default()
+    }
+}
+
+impl Shared {
+    /// Tells the eviction policy of new plans, some at a time, so that nobody waits long for the lock.
+    fn plan(&self, changed: Changed) {
+        let keys = match changed {
+            Changed::Keys(keys) => keys,
+            Changed::All => self.index().slots.keys().copied().collect(),
+        };
+        for keys in keys.chunks(PLANNED_AT_ONCE) {
+            let mut index = self.index();
+            keys.iter().for_each(|&key| index.plan(key));
+        }
+    }
+
+    /// Begins a batch, and removes what leaves for it. Blocks on the disk.
+    fn begin_batch(self: &Arc<Self>, first: Begun, limits: Limits) -> Vec<Coming> {
+        let (mut coming, mut evicted, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(begun) = next {
+            bytes += begun.entry.len;
+            coming.push(Coming::expected(self, &begun.entry));
+            evicted.extend(begun.evicted);
+            let is_full = coming.len() >= limits.files || bytes >= limits.bytes;
+            let mut index = self.index();
+            next = if is_full { None } else { index.begin(self, limits.ahead_bytes) };
+            index.pace = Pace { opened_bytes: 0, cut: if is_full { Cut::Yes } else { Cut::No } };
+        }
+        self.remove(&evicted);
+        coming
+    }
+}
+
+impl Coming {
+    /// Has readers of an entry that has room, and is pinned once for this, wait for all parts of it.
+    fn expected(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Coming {
+        let pin = Pin::new(shared.clone(), entry.clone());
+        let chunks = entry.len.div_ceil(CHUNK_BYTES) as u32;
+        let mut parts = VecDeque::new();
+        for start in (0..chunks).step_by(PART_CHUNKS as usize) {
+            let run = start..chunks.min(start + PART_CHUNKS);
+            let (sender, receiver) = oneshot::channel();
+            parts.push_back(Part { range: entry.bytes_of(&run), sender });
+            pin.clone().expect(run, receiver);
+        }
+        Coming { shared: shared.clone(), key: entry.key, len: entry.len, parts }
+    }
+}
+
+/// When the next batch is due. Many files of one node in one request are cheap, so readers open a part of what is ahead of
+/// them before more is fetched; with little ahead they do not have to.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Bytes of the files opened since the last batch.
+    opened_bytes: u64,
+    cut: Cut,
+}
+
+/// Whether more was wanted than the last batch could hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Yes,
+    No,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { opened_bytes: 0, cut: Cut::Yes }
+    }
+}
+
+/// A file to fetch, with room for all of it, pinned once; and what left for it.
+struct Begun {
+    entry: Arc<Entry>,
+    evicted: Vec<Arc<Entry>>,
+}
+
+impl Index {
+    fn is_due(&self, limits: Limits) -> bool {
+        let enough = self.ahead.bytes.min(limits.bytes).min(limits.ahead_bytes / 2);
+        self.pace.cut == Cut::Yes || self.ahead.files < AHEAD_FILES_MIN || self.pace.opened_bytes >= enough
+    }
+
+    fn found(&self, key: CacheKey) -> Found {
+        match self.slots.get(&key) {
+            Some(slot) if slot.entry.is_whole() => Found::Whole,
+            Some(slot) if slot.brought == Brought::Ahead => Found::Coming,
+            _ => Found::Missing,
+        }
+    }
+
+    /// The next file to fetch.
+    fn begin(&mut self, shared: &Shared, ahead_bytes_max: u64) -> Option<Begun> {
+        let (wanted, victims) = self.choose(shared.limit_bytes, ahead_bytes_max)?;
+        let evicted = victims.into_iter().filter_map(|victim| self.take(victim)).map(|slot| slot.entry).collect();
+        let entry = Arc::new(Entry::empty(wanted.key, wanted.bytes, shared.disk.new_name()));
+        let slot = Slot { entry: entry.clone(), pins: 0, stored_bytes: 0, brought: Brought::Ahead };
+        self.slots.insert(wanted.key, slot);
+        self.ahead.add(wanted.bytes);
+        self.pin(&entry);
+        self.grow(wanted.key, wanted.bytes);
+        self.added(wanted.key);
+        self.planner.started(&wanted);
+        Some(Begun { entry, evicted })
+    }
+
+    fn choose(&mut self, limit_bytes: u64, ahead_bytes_max: u64) -> Option<(Wanted, Vec<CacheKey>)> {
+        let Index { slots, policy, planner, used_bytes, .. } = self;
+        let is_held = |key: CacheKey| slots.contains_key(&key);
+        let wanted = planner.next(&View { is_held: &is_held, limit_bytes, ahead_bytes_max })?;
+        let missing = (*used_bytes + wanted.bytes).saturating_sub(limit_bytes);
+        if missing == 0 {
+            return Some((wanted, Vec::new()));
+        }
+        let bytes_of = |key: CacheKey| slots.get(&key).map_or(0, |slot| slot.stored_bytes);
+        let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(|slot| slot.pins > 0);
+        let victims = planner.victims(&**policy, &wanted, missing, &bytes_of, &is_pinned)?;
+        Some((wanted, victims))
+    }
+
+    fn plan(&mut self, key: CacheKey) {
+        self.policy.note(CacheEvent::Planned(key, self.planner.plan(key)));
+    }
+
+    /// Part of a fetch ahead failed: its room is free again.
+    pub(super) fn failed(&mut self, key: CacheKey, bytes: u64) {
+        self.shrink(key, bytes);
+        self.planner.failed(key);
+        let is_empty = |slot: &Slot| slot.stored_bytes == 0 && slot.pins == 1;
+        if self.slots.get(&key).is_some_and(is_empty) {
+            // Only this fetch has it pinned. It was never there, so it is not wasted.
+            self.brought_by_reader(key);
+            self.take(key);
+        }
+    }
+}
+
+/// What a fetch ahead came to.
+pub(super) fn received(received: std::result::Result<Delivered, oneshot::error::RecvError>) -> Result<Delivered> {
+    received.map_err(|_| Error::new(Kind::Cancelled, "it was to be fetched ahead, and was not"))
+}
+
+#[cfg(test)]
+#[path = "ahead_test.rs"]
+mod tests;
