@@ -325,9 +325,11 @@ Examples:
   torchfs stats                                    of the only mount on this machine
   torchfs stats /mnt/torchfs --watch               what happens, a line per second
   torchfs stats /mnt/torchfs --json | jq .cache
+  torchfs stats --epochs                           a line for each epoch, and whether training waited for storage
 
 Programs can read the same JSON from MOUNTPOINT/.torchfs/stats. Counters begin when the mount does. A read is a hit when
-it did not wait for storage.")]
+it did not wait for storage. An epoch is what was announced under its number (docs/schedule.md); `-` is everything else.
+`late` files were on their way when they were opened, `wasted` ones were fetched ahead and left before they were.")]
 pub struct Stats {
     /// Where it is mounted [default: the only mount there is]
     #[arg(value_name = "MOUNTPOINT")]
@@ -335,6 +337,9 @@ pub struct Stats {
     /// What happens from now on, a line every SECONDS, until Ctrl-C
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub watch: Option<u64>,
+    /// What each of the latest epochs found in the cache and waited for
+    #[arg(long, conflicts_with = "watch")]
+    pub epochs: bool,
     /// As a JSON object; with --watch one on each line
     #[arg(long)]
     pub json: bool,

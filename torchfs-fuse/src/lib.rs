@@ -21,6 +21,7 @@ mod convert;
 mod errno;
 mod handles;
 mod io_mode;
+mod orders;
 mod reply;
 mod special;
 mod stats;
@@ -105,7 +106,7 @@ pub struct Mounted {
 pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result<Mounted> {
     check_mountpoint(mountpoint)?;
     let tasks = TaskTracker::new();
-    let volume = Arc::new(Volume::new(client, &options));
+    let volume = Arc::new(Volume::new(client, &whole_path(mountpoint), &options));
     let adapter = Adapter::new(volume.clone(), Handle::current(), tasks.clone());
     let session =
         Session::new(adapter, mountpoint, &config(&options)).map_err(|error| mount_error(mountpoint, error))?;
@@ -185,6 +186,11 @@ impl Drop for Mounted {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// As programs name it.
+fn whole_path(mountpoint: &Path) -> PathBuf {
+    mountpoint.canonicalize().unwrap_or_else(|_| mountpoint.to_owned())
 }
 
 fn config(options: &MountOptions) -> Config {

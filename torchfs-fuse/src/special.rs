@@ -21,11 +21,17 @@ pub enum Special {
     Version,
     /// Every operation from its open on, as a trace.
     Trace,
+    /// The orders in which files will be read.
+    Schedule,
 }
 
 impl Special {
-    pub const FILES: [(Special, &'static str); 3] =
-        [(Special::Stats, "stats"), (Special::Trace, "trace"), (Special::Version, "version")];
+    pub const FILES: [(Special, &'static str); 4] = [
+        (Special::Schedule, "schedule"),
+        (Special::Stats, "stats"),
+        (Special::Trace, "trace"),
+        (Special::Version, "version"),
+    ];
 
     pub fn ino(self) -> InodeId {
         InodeId(FIRST_INODE + self as u64)
@@ -70,6 +76,8 @@ impl Special {
             Special::Stats | Special::Version => (FileKind::File, 0o444, 1),
             // It tells names of folders that others may not list.
             Special::Trace => (FileKind::File, 0o400, 1),
+            // Whoever may read files here may say which.
+            Special::Schedule => (FileKind::File, 0o666, 1),
         };
         Attr {
             ino: self.ino(),

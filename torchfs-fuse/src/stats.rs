@@ -1,7 +1,7 @@
 //! What a mount tells of its work in `.torchfs/stats`.
 
 use serde::{Deserialize, Serialize};
-use torchfs_core::cache::CacheStats;
+use torchfs_core::cache::{CacheStats, EpochStats};
 use torchfs_core::observe::RequestStats;
 
 /// Counters since the mount began. As JSON, fields may be added; none changes its meaning.
@@ -19,6 +19,9 @@ pub struct MountStats {
     pub operations_in_flight: u64,
     /// The disk cache, if there is one.
     pub cache: Option<CacheStats>,
+    /// What each of the latest epochs found in the cache, the latest last.
+    #[serde(default)]
+    pub epochs: Vec<EpochStats>,
     /// Questions to metadata that needed no request.
     #[serde(default)]
     pub metadata_remembered: u64,

@@ -9,6 +9,7 @@ use crate::MountOptions;
 use crate::caller::Caller;
 use crate::handles::{Handles, OpenFile};
 use crate::io_mode::{IoMode, Whole};
+use crate::orders::Orders;
 use crate::special::Special;
 use crate::stats::MountStats;
 use crate::told::Told;
@@ -16,6 +17,7 @@ use crate::tracer::Tracer;
 use fuser::BackingId;
 use std::io::ErrorKind;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -75,6 +77,7 @@ pub struct Volume {
     pub handles: Handles,
     pub told: Told,
     pub tracer: Arc<Tracer>,
+    orders: Orders,
     /// Why the kernel takes no local files to read by itself, once that is known.
     passthrough_refused: OnceLock<String>,
     opens: AtomicU64,
@@ -84,7 +87,7 @@ pub struct Volume {
 
 impl Volume {
     /// A volume on a cluster.
-    pub fn new(client: Client, options: &MountOptions) -> Self {
+    pub fn new(client: Client, mountpoint: &Path, options: &MountOptions) -> Self {
         let passthrough_refused = OnceLock::new();
         if !options.passthrough {
             let _ = passthrough_refused.set("the mount option nopassthrough".to_owned());
@@ -94,6 +97,7 @@ impl Volume {
             handles: Handles::default(),
             told: Told::new(options.kernel_ttl),
             tracer: Arc::default(),
+            orders: Orders::new(mountpoint.to_owned()),
             passthrough_refused,
             opens: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
@@ -109,6 +113,7 @@ impl Volume {
             passthrough_refused: self.passthrough_refused.get().cloned(),
             operations_in_flight,
             cache: self.client.cache_stats(),
+            epochs: self.client.epochs().unwrap_or_default(),
             metadata_remembered: self.client.meta().remembered(),
             requests: self.client.request_stats(),
         }
@@ -118,19 +123,23 @@ impl Volume {
     pub fn open_special(&self, ino: InodeId, how: OpenHow, operations_in_flight: u64) -> Option<Result<u64>> {
         let special = Special::of(ino)?;
         if how.writer.is_some() {
-            return Some(Special::refuse(ino).map(|()| 0));
+            return Some(match special {
+                Special::Schedule => Ok(self.orders.open(self.handles.number())),
+                _ => Special::refuse(ino).map(|()| 0),
+            });
         }
         let text = match special {
             Special::Folder => return Some(Err(Error::new(Kind::IsDirectory, "this is a folder"))),
             Special::Trace => return Some(self.tracer.open(self.handles.number(), || self.told.names())),
             Special::Version => Ok(env!("CARGO_PKG_VERSION").to_owned()),
             Special::Stats => serde_json::to_string_pretty(&self.stats(operations_in_flight)),
+            Special::Schedule => self.orders.show(&self.client),
         };
-        let text = text.map_err(|error| Error::caused(Kind::Io, "write the stats as JSON", error));
+        let text = text.map_err(|error| Error::caused(Kind::Io, "write it as JSON", error));
         Some(text.map(|text| self.handles.insert_text((text + "\n").into())))
     }
 
-    pub fn cache_dir(&self) -> Option<&std::path::Path> {
+    pub fn cache_dir(&self) -> Option<&Path> {
         self.client.cache_dir()
     }
 
@@ -332,6 +341,9 @@ impl Volume {
     }
 
     pub async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes, caller: Caller) -> Result<()> {
+        if let Some(text) = self.orders.text(handle) {
+            return text.write(offset, &data, caller);
+        }
         let open = self.handles.file(handle)?;
         open.add_writer(caller);
         open.change().write_at(offset, data).await
@@ -343,12 +355,18 @@ impl Volume {
         if self.tracer.is_read_by(handle) || self.handles.text(handle).is_some() {
             return Ok(());
         }
+        if let Some(text) = self.orders.text(handle) {
+            return if text.is_written_by(caller) { self.orders.take(&self.client, &text).await } else { Ok(()) };
+        }
         let open = self.handles.file(handle)?;
         if open.may_be_written_by(caller) && open.take_changed() { self.commit_changed(&open).await } else { Ok(()) }
     }
 
     /// fsync(2): commits whatever is written to the file, through any handle.
     pub async fn sync(&self, handle: u64) -> Result<()> {
+        if let Some(text) = self.orders.text(handle) {
+            return self.orders.take(&self.client, &text).await;
+        }
         let open = self.handles.file(handle)?;
         open.take_changed();
         self.commit_changed(&open).await
@@ -365,7 +383,7 @@ impl Volume {
 
     /// The last reference to a handle is gone. What a memory mapping wrote after close(2) is committed here.
     pub async fn release(&self, handle: u64) -> Result<()> {
-        if self.tracer.close(handle) || self.handles.remove_text(handle) {
+        if self.tracer.close(handle) || self.handles.remove_text(handle) || self.orders.close(&self.client, handle) {
             return Ok(());
         }
         match self.handles.remove_file(handle) {

@@ -1,5 +1,7 @@
 //! `torchfs stats`: what a mount on this machine has done, once or again and again.
 
+mod epochs;
+
 use crate::args::Stats;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{self, count_text, json, micros_text, size_text, table};
@@ -22,6 +24,7 @@ pub async fn run(args: Stats) -> Outcome {
     let file = find(args.mountpoint.clone())?.join(".torchfs/stats");
     match args.watch {
         Some(seconds) => watch(&file, Duration::from_secs(seconds), args.json).await,
+        None if args.epochs => show_epochs(&mut output::stdout(), &read(file).await?, args.json),
         None => show(&mut output::stdout(), &read(file).await?, args.json),
     }
 }
@@ -67,6 +70,15 @@ fn show(out: &mut impl Write, stats: &MountStats, as_json: bool) -> Outcome {
         json::write(out, stats)?;
     } else {
         write_text(out, stats)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn show_epochs(out: &mut impl Write, stats: &MountStats, as_json: bool) -> Outcome {
+    if as_json {
+        json::write(out, &stats.epochs)?;
+    } else {
+        epochs::write(out, &stats.epochs)?;
     }
     Ok(out.flush()?)
 }

@@ -9,7 +9,7 @@ use super::{
     Slot, count,
 };
 use crate::error::{Error, Kind, Result};
-use crate::prefetch::{AHEAD_PART, Changed, Prepared, View, Wanted};
+use crate::prefetch::{AHEAD_PART, Changed, EpochProgress, Prepared, View, Wanted};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -167,6 +167,12 @@ impl Cache {
         self.shared.plan(changed);
         self.shared.wanted.notify_one();
         Some(pinned)
+    }
+
+    /// How far each announced epoch is read, by number.
+    #[must_use]
+    pub fn progress(&self) -> Vec<EpochProgress> {
+        self.shared.index().planner.timeline().progress().collect()
     }
 
     /// What each epoch found in the cache, the latest last.

@@ -154,20 +154,19 @@ impl Catalog {
             return false;
         }
         let paths = self.scope.paths();
-        let below = self.folders[paths.len()..].iter();
-        let named: Vec<BoxFuture<'_, bool>> = paths
-            .into_iter()
-            .zip(&self.folders)
-            .map(|(path, folder)| {
-                async { find(meta, path).await.is_ok_and(|attr| Folder::from(&attr) == *folder) }.boxed()
-            })
-            .collect();
-        let below: Vec<BoxFuture<'_, bool>> = below
-            .map(|folder| {
-                async { meta.attr(folder.ino).await.is_ok_and(|attr| Folder::from(&attr) == *folder) }.boxed()
-            })
-            .collect();
-        let mut same = stream::iter(named.into_iter().chain(below)).buffer_unordered(QUESTIONS_AT_A_TIME);
+        let (named, below) = self.folders.split_at(paths.len());
+        let mut asked: Vec<BoxFuture<'static, bool>> = Vec::new();
+        for (path, &folder) in paths.into_iter().zip(named) {
+            let (meta, path) = (meta.clone(), path.to_owned());
+            let is_same = async move { find(&meta, &path).await.is_ok_and(|attr| Folder::from(&attr) == folder) };
+            asked.push(is_same.boxed());
+        }
+        for &folder in below {
+            let meta = meta.clone();
+            let is_same = async move { meta.attr(folder.ino).await.is_ok_and(|attr| Folder::from(&attr) == folder) };
+            asked.push(is_same.boxed());
+        }
+        let mut same = stream::iter(asked).buffer_unordered(QUESTIONS_AT_A_TIME);
         while let Some(same) = same.next().await {
             if !same {
                 return false;

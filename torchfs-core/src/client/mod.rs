@@ -12,6 +12,7 @@ mod copy;
 mod file;
 mod holes;
 mod open_file;
+mod order_text;
 mod overlay;
 mod pack;
 mod path;

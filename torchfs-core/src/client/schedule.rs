@@ -6,8 +6,9 @@ use super::Client;
 use super::catalog::{Catalog, Named, Scope};
 use super::path::shown;
 use super::write::blocking;
+use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
-use crate::prefetch::{ENTRIES_MAX, Prepared, Schedule};
+use crate::prefetch::{ENTRIES_MAX, EpochProgress, Prepared, Schedule};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -278,6 +279,12 @@ impl Client {
             Ok(announced)
         })
         .await
+    }
+
+    /// How far each announced epoch is read, by number. One that is over goes when the next is begun.
+    #[must_use]
+    pub fn announced(&self) -> Vec<EpochProgress> {
+        self.inner.cache.as_ref().map(Cache::progress).unwrap_or_default()
     }
 
     /// Forgets all announced orders, as if there had been none. What is in the cache stays.

@@ -59,7 +59,7 @@ pub use planner::{Changed, Planner};
 pub(crate) use schedule::interleave;
 pub use schedule::{DataFile, Dataset, ENTRIES_MAX, REORDER_DEFAULT, Schedule};
 pub use sequential::Sequential;
-pub use timeline::{Prepared, Timeline};
+pub use timeline::{EpochProgress, Prepared, Timeline};
 
 use crate::cache::CacheKey;
 use crate::error::{Error, Kind};

@@ -89,6 +89,17 @@ pub struct Stretch {
     pub places: Range<u64>,
 }
 
+/// How far an announced epoch is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochProgress {
+    /// Its number.
+    pub epoch: u64,
+    /// How many entries its order has.
+    pub entries: u64,
+    /// How many of them were opened, or passed over.
+    pub read: u64,
+}
+
 /// A [`Schedule`] with all that a [`Timeline`] computes of it, so that whoever has a timeline behind a lock need not hold the
 /// lock for that.
 #[derive(Debug)]
@@ -101,6 +112,8 @@ pub struct Prepared {
     /// Of each entry the next one of the same file, or [`READ`]. Empty if no file occurs twice.
     again: Vec<u32>,
     names_all: bool,
+    /// Entries that are read.
+    read: u64,
 }
 
 impl Timeline {
@@ -197,6 +210,15 @@ impl Timeline {
     #[must_use]
     pub fn as_announced(&self, key: CacheKey) -> Option<DataFile> {
         self.epochs.iter().find_map(|epoch| epoch.schedule.dataset().as_listed(key))
+    }
+
+    /// How far each announced epoch is read, by number. One that is over goes when the next is begun.
+    pub fn progress(&self) -> impl Iterator<Item = EpochProgress> + '_ {
+        self.epochs.iter().map(|epoch| EpochProgress {
+            epoch: epoch.schedule.epoch(),
+            entries: epoch.entries(),
+            read: epoch.read,
+        })
     }
 
     /// Rises whenever any number of plans may have changed: an order was announced or forgotten, the reader jumped.
@@ -379,7 +401,7 @@ impl From<Schedule> for Prepared {
             *unread = entry as u32;
         }
         let names_all = named == unread.len();
-        Prepared { schedule, first: 0, unread, again, names_all }
+        Prepared { schedule, first: 0, unread, again, names_all, read: 0 }
     }
 }
 
@@ -412,6 +434,7 @@ impl Prepared {
 
     /// The first unread entry of its file is read.
     fn pass(&mut self, place: u64) {
+        self.read += 1;
         let entry = (place - self.first) as usize;
         let file = self.schedule.order()[entry] as usize;
         self.unread[file] = self.again.get(entry).copied().unwrap_or(READ);

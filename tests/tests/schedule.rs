@@ -1,0 +1,110 @@
+//! Announcing orders to a mount, as a person does with a shell: `.torchfs/schedule`.
+
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::Command;
+use torchfs_tests::{Cluster, Mount, Noise, mounted_or_skip, run, wait_until, write_file};
+
+const FILES: usize = 200;
+const FILE_BYTES: usize = 16 * 1024;
+
+fn name(number: usize) -> String {
+    format!("class{}/{number:04}.bin", number % 4)
+}
+
+/// Files below /data, by their paths.
+fn make(cluster: &Cluster) -> Vec<Vec<u8>> {
+    let (source, mut noise) = (cluster.dir().join("source"), Noise::new(3));
+    let contents: Vec<Vec<u8>> = (0..FILES).map(|_| noise.bytes(FILE_BYTES)).collect();
+    contents.iter().enumerate().for_each(|(number, content)| write_file(&source.join(name(number)), content));
+    cluster.torchfs(["put", "-r", source.to_str().expect("UTF-8"), "/data"]).ok();
+    contents
+}
+
+fn schedule(mount: &Mount) -> PathBuf {
+    mount.join(".torchfs/schedule")
+}
+
+fn shown(mount: &Mount) -> Value {
+    serde_json::from_str(&fs::read_to_string(schedule(mount)).expect("reads")).expect("JSON")
+}
+
+fn epoch_stats(mount: &Mount, epoch: u64) -> Option<Value> {
+    let stats = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
+    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    stats["epochs"].as_array().expect("a list").iter().find(|of| of["epoch"] == epoch).cloned()
+}
+
+#[test]
+fn an_order_from_the_shell_is_fetched_before_it_is_opened() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let contents = make(&cluster);
+    let script = "cd \"$1\" && find data -type f | sort -R --random-source=/bin/sh > .torchfs/schedule";
+    run(Command::new("sh").args(["-ec", script, "sh", mount.path().to_str().expect("UTF-8")])).ok();
+    let text = shown(&mount);
+    assert_eq!((&text["epochs"][0]["epoch"], &text["epochs"][0]["entries"]), (&0.into(), &FILES.into()), "{text}");
+    assert_eq!((&text["epochs"][0]["unknown"], &text["error"]), (&0.into(), &Value::Null), "{text}");
+
+    // The same order again, as numbers, for the next epoch: all of it is in the cache by then.
+    let mut order: Vec<usize> = (0..FILES).collect();
+    order.reverse();
+    let lines: String = order.iter().map(|number| format!("{number}\n")).collect();
+    fs::write(schedule(&mount), format!("{{\"epoch\": 1, \"folder\": \"data\"}}\n{lines}")).expect("announced");
+    assert_eq!(shown(&mount)["epochs"].as_array().expect("a list").len(), 2, "both are announced");
+    wait_until("everything is in the cache", || {
+        let stats = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
+        let stats: Value = serde_json::from_str(&stats).expect("JSON");
+        stats["cache"]["used_bytes"] == (FILES * FILE_BYTES) as u64
+    });
+    for (number, content) in contents.iter().enumerate() {
+        assert!(&fs::read(mount.join("data").join(name(number))).expect("reads") == content, "{}", name(number));
+    }
+    let stats = epoch_stats(&mount, 0).expect("the epoch is counted");
+    assert_eq!((&stats["opens"], &stats["hits"]), (&FILES.into(), &FILES.into()), "{stats}");
+    assert_eq!((&stats["misses"], &stats["late"], &stats["stall_us"]), (&0.into(), &0.into(), &0.into()), "{stats}");
+    let point = mount.path().to_str().expect("UTF-8");
+    let table = cluster.torchfs(["stats", point, "--epochs"]).ok();
+    assert!(table.contains("100.00 %") && table.contains("compute-bound"), "{table}");
+    let json: Value =
+        serde_json::from_str(&cluster.torchfs(["stats", point, "--epochs", "--json"]).ok()).expect("JSON");
+    assert_eq!(json[0]["opens"], FILES, "{json}");
+}
+
+#[test]
+fn what_is_wrong_with_a_text_is_the_result_of_its_close_and_can_be_read() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    make(&cluster);
+    let announce = |text: &str| {
+        let mut file = File::create(schedule(&mount)).expect("opens");
+        file.write_all(text.as_bytes()).expect("writes");
+        file.sync_all()
+    };
+    announce("data/class0/0000.bin\nnothing/here\ndata/class1/0001.bin\ndata\ndata/class0/0000.bin\n").expect("taken");
+    let before = shown(&mount);
+    let of = |field: &str| before["epochs"][0][field].clone();
+    assert_eq!((of("entries"), of("unknown"), of("repeated")), (3.into(), 2.into(), 1.into()), "{before}");
+    assert_eq!((of("unknown_first"), of("repeated_first")), ("nothing/here".into(), "data/class0/0000.bin".into()));
+
+    for (text, what) in [
+        ("{\"epok\": 1}\ndata\n", "line 1 "),
+        ("{\"folder\": \"data\"}\n1\nx\n", "line 3 "),
+        ("no/such/file\n", "none of its 1 entries"),
+        ("{\"epoch\": 1, \"folder\": \"none\"}\n0\n", "none"),
+    ] {
+        let error = announce(text).expect_err(text);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}: {error}");
+        let now = shown(&mount);
+        assert!(now["error"].as_str().is_some_and(|error| error.contains(what)), "{now}");
+        assert_eq!(now["epochs"], before["epochs"], "what was announced before stays");
+    }
+    // Every file can be read whatever is announced, and what is right ends the complaint.
+    fs::read(mount.join("data").join(name(7))).expect("reads");
+    announce("{\"epoch\": 9}\ndata/class3/0007.bin\n").expect("taken");
+    assert_eq!(shown(&mount)["error"], Value::Null);
+    File::create(schedule(&mount)).expect("opens and closes");
+    wait_until("an empty text forgets all", || shown(&mount)["epochs"] == Value::Array(Vec::new()));
+    let remove = fs::remove_file(schedule(&mount)).expect_err("it is the mount's own");
+    assert_eq!(remove.kind(), ErrorKind::PermissionDenied);
+}

@@ -1,0 +1,122 @@
+//! `torchfs stats --epochs`: what each epoch found in the cache, and what training waited for.
+
+use crate::output::{self, count_text, micros_text, size_text, table};
+use std::io::{self, Write};
+use torchfs_core::cache::EpochStats;
+
+/// Below this part of its time an epoch counts as not having waited, in percent.
+const IDLE_PERCENT: f64 = 1.0;
+
+/// A line for each epoch, and for the last what it means.
+pub fn write(out: &mut impl Write, epochs: &[EpochStats]) -> io::Result<()> {
+    let Some(last) = epochs.last() else {
+        writeln!(out, "no file was opened to be read yet")?;
+        return Ok(());
+    };
+    let head = ["epoch", "opens", "hits", "late", "missed", "wasted", "from storage", "waited", "half", "99 %", "took"];
+    let mut rows = table(&head, ">>>>>>>>>>>");
+    for epoch in epochs {
+        rows.add_row([
+            epoch.epoch.map_or("-".to_owned(), |number| number.to_string()),
+            count_text(epoch.opens),
+            hits_text(epoch),
+            count_text(epoch.late),
+            count_text(epoch.misses),
+            count_text(epoch.wasted),
+            size_text(epoch.storage_bytes),
+            micros_text(epoch.stall_us),
+            micros_text(epoch.stall_p50_us),
+            micros_text(epoch.stall_p99_us),
+            micros_text(epoch.duration_ms * 1000),
+        ]);
+    }
+    output::write_table(out, &rows)?;
+    writeln!(out)?;
+    writeln!(out, "{}", verdict(last))
+}
+
+fn hits_text(epoch: &EpochStats) -> String {
+    if epoch.opens == 0 {
+        return "-".to_owned();
+    }
+    format!("{:.2} %", epoch.hits as f64 * 100.0 / epoch.opens as f64)
+}
+
+/// What part of the epoch's time its readers waited, in percent. Several readers may wait at the same time.
+fn waited_percent(epoch: &EpochStats) -> f64 {
+    epoch.stall_us as f64 / (epoch.duration_ms as f64 * 1000.0).max(1.0) * 100.0
+}
+
+/// What a person should conclude.
+fn verdict(epoch: &EpochStats) -> String {
+    let name =
+        epoch.epoch.map_or("what was opened without an announced order".to_owned(), |epoch| format!("epoch {epoch}"));
+    let waited = waited_percent(epoch);
+    if waited < IDLE_PERCENT {
+        let share = if epoch.stall_us == 0 { "nothing".to_owned() } else { format!("{waited:.2} % of its time") };
+        return format!("{name} waited {share} for storage: compute-bound, faster storage would not help");
+    }
+    let why = if epoch.epoch.is_none() {
+        "no order is announced, so nothing is fetched before it is opened: see docs/schedule.md"
+    } else if epoch.late >= epoch.misses {
+        "files are opened faster than they arrive: a larger cache leaves less to fetch, more nodes or a faster network bring it sooner"
+    } else {
+        "most files it waited for were not fetched ahead: is the announced order the one in which they are opened?"
+    };
+    format!("{name} waited {waited:.0} % of its time for storage, all readers together: storage-bound; {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: EpochStats = EpochStats {
+        epoch: Some(3),
+        opens: 2000,
+        hits: 1990,
+        misses: 2,
+        late: 8,
+        wasted: 0,
+        storage_bytes: 96 << 20,
+        stall_us: 50_000,
+        stalls: 10,
+        stall_p50_us: 4_000,
+        stall_p99_us: 9_000,
+        duration_ms: 10_000,
+    };
+
+    fn shown(epochs: &[EpochStats]) -> String {
+        let mut out = Vec::new();
+        write(&mut out, epochs).expect("writes to memory");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn each_epoch_has_a_line_and_the_last_a_verdict() {
+        let text = shown(&[EpochStats { epoch: None, opens: 0, ..EPOCH }, EPOCH]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].trim_start().starts_with("- ") && lines[2].trim_start().starts_with("3 "), "{text}");
+        assert!(
+            lines[2].contains("99.50 %") && lines[2].contains("96.0 MiB") && lines[2].contains("50.0 ms"),
+            "{text}"
+        );
+        assert!(
+            lines[4].starts_with("epoch 3 waited 0.50 % of its time") && lines[4].contains("compute-bound"),
+            "{text}"
+        );
+        assert!(shown(&[]).starts_with("no file was opened"));
+    }
+
+    #[test]
+    fn the_verdict_says_what_would_help() {
+        let slow = EpochStats { stall_us: 3_400_000, ..EPOCH };
+        for (epoch, what) in [
+            (EpochStats { stall_us: 0, ..EPOCH }, "waited nothing for storage"),
+            (slow, "waited 34 % of its time for storage, all readers together: storage-bound; files are opened faster"),
+            (EpochStats { misses: 500, ..slow }, "is the announced order the one"),
+            (EpochStats { epoch: None, ..slow }, "no order is announced"),
+        ] {
+            assert!(verdict(&epoch).contains(what), "{}", verdict(&epoch));
+        }
+    }
+}

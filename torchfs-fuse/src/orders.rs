@@ -1,0 +1,196 @@
+//! [`Orders`]: what is written to `.torchfs/schedule`, and what it came to. docs/schedule.md says how it is meant.
+
+use crate::caller::{Caller, Writers};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use torchfs_core::{Announced, Client, EpochOrder, Error, Kind, Result};
+
+/// The longest text: ten million paths of a hundred bytes.
+const TEXT_BYTES_MAX: usize = 1 << 30;
+
+/// Epochs of which it is remembered what was announced.
+const EPOCHS_MAX: usize = 64;
+
+/// The orders announced to one mount.
+#[derive(Debug)]
+pub struct Orders {
+    mountpoint: PathBuf,
+    /// How many texts are being written.
+    count: AtomicUsize,
+    texts: Mutex<HashMap<u64, Arc<Text>>>,
+    state: Mutex<State>,
+    /// One text at a time is understood.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    announced: BTreeMap<u64, Announced>,
+    error: Option<String>,
+}
+
+/// A text that is being written through one handle.
+#[derive(Debug)]
+pub struct Text {
+    state: Mutex<TextState>,
+}
+
+#[derive(Debug, Default)]
+struct TextState {
+    text: Arc<Vec<u8>>,
+    /// Who wrote since it was taken last.
+    writers: Option<Writers>,
+    /// Which epoch it is of if it does not say.
+    epoch: Option<u64>,
+}
+
+/// What reading the file gives.
+#[derive(Debug, Serialize)]
+struct Shown {
+    epochs: Vec<ShownEpoch>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownEpoch {
+    epoch: u64,
+    entries: u64,
+    read: u64,
+    bytes: u64,
+    unknown: u64,
+    unknown_first: Option<String>,
+    repeated: u64,
+    repeated_first: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Orders {
+    pub fn new(mountpoint: PathBuf) -> Self {
+        let (count, texts, state) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Orders { mountpoint, count, texts, state, turn: tokio::sync::Mutex::default() }
+    }
+
+    /// Begins a text, through this handle.
+    pub fn open(&self, handle: u64) -> u64 {
+        lock(&self.texts).insert(handle, Arc::new(Text { state: Mutex::default() }));
+        self.count.fetch_add(1, Ordering::Release);
+        handle
+    }
+
+    /// The text that is written through a handle, if one is.
+    pub fn text(&self, handle: u64) -> Option<Arc<Text>> {
+        if self.count.load(Ordering::Acquire) == 0 { None } else { lock(&self.texts).get(&handle).cloned() }
+    }
+
+    /// Takes in what was written, if anything was since the last time.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is not understood, or what announcing answers.
+    pub async fn take(&self, client: &Client, text: &Text) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let next = client.announced().last().map_or(0, |epoch| epoch.epoch + 1);
+        let Some((text, epoch)) = text.take(next) else { return Ok(()) };
+        let result = self.announce(client, text, epoch).await;
+        let mut state = lock(&self.state);
+        state.error = result.as_ref().err().map(ToString::to_string);
+        let announced = result?;
+        state.announced.insert(announced.epoch, announced);
+        while state.announced.len() > EPOCHS_MAX {
+            state.announced.pop_first();
+        }
+        Ok(())
+    }
+
+    async fn announce(&self, client: &Client, text: Arc<Vec<u8>>, epoch: u64) -> Result<Announced> {
+        let mountpoint = self.mountpoint.clone();
+        let parse = move || EpochOrder::parse(&text, Some(&mountpoint), epoch);
+        let parsed = tokio::task::spawn_blocking(parse).await;
+        let order = parsed.map_err(|error| Error::caused(Kind::Cancelled, "read the order", error))??;
+        match order {
+            Some(order) => client.announce(order).await.map_err(|error| match error.kind() {
+                // That it names nothing is no matter of the file that it was written to.
+                Kind::NotFound => Error::new(Kind::InvalidInput, error.to_string()),
+                _ => error,
+            }),
+            None => {
+                client.forget_announced();
+                Ok(Announced::default())
+            }
+        }
+    }
+
+    /// Ends the text of a handle. One to which nothing was written forgets all orders.
+    pub fn close(&self, client: &Client, handle: u64) -> bool {
+        let Some(text) = lock(&self.texts).remove(&handle) else { return false };
+        self.count.fetch_sub(1, Ordering::Release);
+        if text.is_empty() {
+            client.forget_announced();
+            *lock(&self.state) = State::default();
+        }
+        true
+    }
+
+    /// What is announced, as JSON.
+    pub fn show(&self, client: &Client) -> serde_json::Result<String> {
+        let state = lock(&self.state);
+        let shown = client.announced().into_iter().map(|followed| {
+            let announced = state.announced.get(&followed.epoch).cloned().unwrap_or_default();
+            ShownEpoch {
+                epoch: followed.epoch,
+                entries: followed.entries,
+                read: followed.read,
+                bytes: announced.bytes,
+                unknown: announced.unknown + announced.not_files,
+                unknown_first: announced.first_unknown.or(announced.first_not_file),
+                repeated: announced.repeated,
+                repeated_first: announced.first_repeated,
+            }
+        });
+        let shown = Shown { epochs: shown.collect(), error: state.error.clone() };
+        serde_json::to_string_pretty(&shown)
+    }
+}
+
+impl Text {
+    /// Adds to its end.
+    ///
+    /// # Errors
+    /// `InvalidInput` elsewhere, `TooLarge` beyond [`TEXT_BYTES_MAX`].
+    pub fn write(&self, offset: u64, data: &[u8], caller: Caller) -> Result<()> {
+        let mut state = lock(&self.state);
+        if offset != state.text.len() as u64 {
+            let message = "an order is written to .torchfs/schedule from its first byte to its last";
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+        if state.text.len() + data.len() > TEXT_BYTES_MAX {
+            let message = "an order of more than 1 GiB: announce indices instead of paths, see docs/schedule.md";
+            return Err(Error::new(Kind::TooLarge, message));
+        }
+        Arc::make_mut(&mut state.text).extend_from_slice(data);
+        state.writers.get_or_insert_default().add(caller);
+        Ok(())
+    }
+
+    /// Whether this process wrote something that was not taken in yet. Others that close the file only inherited it.
+    pub fn is_written_by(&self, caller: Caller) -> bool {
+        lock(&self.state).writers.as_ref().is_some_and(|writers| writers.may_include(caller))
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.state).text.is_empty()
+    }
+
+    /// All that was written if there is news, and the epoch that it is of if it does not say.
+    fn take(&self, next: u64) -> Option<(Arc<Vec<u8>>, u64)> {
+        let mut state = lock(&self.state);
+        state.writers.take()?;
+        let epoch = *state.epoch.get_or_insert(next);
+        Some((state.text.clone(), epoch))
+    }
+}
