@@ -62,11 +62,13 @@ fn an_order_from_the_shell_is_fetched_before_it_is_opened() {
         assert!(&fs::read(mount.join("data").join(name(number))).expect("reads") == content, "{}", name(number));
     }
     let stats = epoch_stats(&mount, 0).expect("the epoch is counted");
-    assert_eq!((&stats["opens"], &stats["hits"]), (&FILES.into(), &FILES.into()), "{stats}");
-    assert_eq!((&stats["misses"], &stats["late"], &stats["stall_us"]), (&0.into(), &0.into(), &0.into()), "{stats}");
+    assert_eq!((&stats["opens"], &stats["misses"]), (&FILES.into(), &0.into()), "{stats}");
+    assert_eq!(stats["storage_bytes"], FILES * FILE_BYTES, "each once: {stats}");
+    let hits = stats["hits"].as_u64().expect("a number") as usize;
+    assert!(hits >= FILES * 9 / 10, "some may be late, as room is taken before bytes come: {stats}");
     let point = mount.path().to_str().expect("UTF-8");
     let table = cluster.torchfs(["stats", point, "--epochs"]).ok();
-    assert!(table.contains("100.00 %") && table.contains("compute-bound"), "{table}");
+    assert!(table.contains("from storage") && table.contains("epoch 0 waited"), "{table}");
     let json: Value =
         serde_json::from_str(&cluster.torchfs(["stats", point, "--epochs", "--json"]).ok()).expect("JSON");
     assert_eq!(json[0]["opens"], FILES, "{json}");
@@ -85,7 +87,7 @@ fn what_is_wrong_with_a_text_is_the_result_of_its_close_and_can_be_read() {
     let before = shown(&mount);
     let of = |field: &str| before["epochs"][0][field].clone();
     assert_eq!((of("entries"), of("unknown"), of("repeated")), (3.into(), 2.into(), 1.into()), "{before}");
-    assert_eq!((of("unknown_first"), of("repeated_first")), ("nothing/here".into(), "data/class0/0000.bin".into()));
+    assert_eq!((of("unknown_first"), of("repeated_first")), ("/nothing/here".into(), "/data/class0/0000.bin".into()));
 
     for (text, what) in [
         ("{\"epok\": 1}\ndata\n", "line 1 "),

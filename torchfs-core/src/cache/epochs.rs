@@ -51,6 +51,8 @@ pub(super) enum Found {
 pub(super) struct Epochs {
     /// The latest is the last one.
     all: VecDeque<Epoch>,
+    /// Fetched before any file was opened, for the first epoch.
+    early_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -75,8 +77,9 @@ impl Epochs {
 
     /// Bytes were fetched. They count for the epoch that is being read.
     pub fn fetched(&mut self, bytes: u64) {
-        if let Some(epoch) = self.all.back_mut() {
-            epoch.stats.storage_bytes += bytes;
+        match self.all.back_mut() {
+            Some(epoch) => epoch.stats.storage_bytes += bytes,
+            None => self.early_bytes += bytes,
         }
     }
 
@@ -117,7 +120,8 @@ impl Epochs {
             if self.all.len() == EPOCHS_MAX {
                 self.all.pop_front();
             }
-            let stats = EpochStats { epoch, ..EpochStats::default() };
+            let storage_bytes = std::mem::take(&mut self.early_bytes);
+            let stats = EpochStats { epoch, storage_bytes, ..EpochStats::default() };
             self.all.push_back(Epoch { stats, began: Instant::now(), stalls: Latency::default() });
             self.all.len() - 1
         });
@@ -133,8 +137,9 @@ mod tests {
     fn each_epoch_counts_its_own_and_the_oldest_are_forgotten() {
         let mut epochs = Epochs::default();
         epochs.stalled(Duration::from_secs(1));
+        epochs.fetched(4);
         epochs.opened(Some(0), Found::Missing);
-        epochs.fetched(10);
+        epochs.fetched(6);
         epochs.stalled(Duration::from_millis(3));
         epochs.opened(Some(1), Found::Whole);
         epochs.opened(Some(0), Found::Coming);
