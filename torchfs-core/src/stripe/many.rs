@@ -66,7 +66,7 @@ impl StripeIo {
     }
 
     /// What of the request arrived, undamaged. The rest is left to [`StripeIo::read`], which sees the reason again.
-    async fn get_many(&self, node: NodeId, request: Request) -> Vec<(Place, u32, Bytes)> {
+    async fn get_many(&self, node: NodeId, request: Request) -> Vec<Got> {
         let began = Instant::now();
         let reads = request.reads.clone();
         let patience = self.shared.latencies.patience(node, request.bytes) * PATIENCE_FACTOR;
@@ -92,13 +92,16 @@ impl StripeIo {
     }
 }
 
+/// What came of a place, from where in it on.
+type Got = (Place, u32, Bytes);
+
 /// Reads under way.
 struct Many<'a> {
     io: &'a StripeIo,
     reads: Vec<StripeRead>,
     /// The requests to make; each with its number.
     requests: Enumerate<std::vec::IntoIter<(NodeId, Request)>>,
-    in_flight: FuturesUnordered<BoxFuture<'a, (usize, Vec<(Place, u32, Bytes)>)>>,
+    in_flight: FuturesUnordered<BoxFuture<'a, (usize, Vec<Got>)>>,
     /// By request: the reads that wait for it.
     waiting: Vec<Vec<usize>>,
     /// By read: the requests that it waits for.
@@ -157,7 +160,7 @@ impl<'a> Many<'a> {
         }
     }
 
-    fn note(&mut self, request: usize, arrived: Vec<(Place, u32, Bytes)>) {
+    fn note(&mut self, request: usize, arrived: Vec<Got>) {
         for (place, start, bytes) in arrived {
             let parts = self.arrived.entry(place).or_default();
             parts.insert(parts.partition_point(|(other, _)| *other < start), (start, bytes));
@@ -198,7 +201,7 @@ fn awaited(asked: &Asked, read: &StripeRead) -> BTreeSet<usize> {
     pieces_of(read).filter_map(request_of).collect()
 }
 
-fn keep_good(node: NodeId, reads: Vec<ShardRead>, answers: Vec<Result<ShardBlocks>>) -> Vec<(Place, u32, Bytes)> {
+fn keep_good(node: NodeId, reads: Vec<ShardRead>, answers: Vec<Result<ShardBlocks>>) -> Vec<Got> {
     let good = reads.into_iter().zip(answers).filter_map(|(read, answer)| {
         let bytes = answer.and_then(|blocks| checked(&read.range, blocks)).ok()?;
         Some(((node, read.shard), read.range.start, bytes))
