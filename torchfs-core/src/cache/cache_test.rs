@@ -213,6 +213,7 @@ async fn complete_files_survive_a_restart_and_damaged_ones_are_fetched_again() {
         let partly = rig.pin(3, 20 * MIB).expect("fits");
         let source: Arc<dyn ByteSource> = Arc::new(Source { ino: 3, ..Source::default() });
         partly.read(&source, 0..10).await.expect("read");
+        partly.settle().await;
     }
     rig.restart();
     assert_eq!(rig.backing_files().len(), 2);
