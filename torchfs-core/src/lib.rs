@@ -2,7 +2,7 @@
 //!
 //! [`Client`] is where to start: files by path over a cluster of metadata and storage nodes. What it stands on is public
 //! too, each part useful by itself: [`erasure`] codes, [`placement`] policies, the [`cache`] of whole files over any source
-//! of bytes, and the two boundaries, [`meta::MetaStore`] and [`shard::ShardStore`], with implementations in memory.
+//! of bytes, which fetches ahead what a [`prefetch`] policy foresees, and the two boundaries, [`meta::MetaStore`] and [`shard::ShardStore`], with implementations in memory.
 //!
 //! On the way of a read: [`client`] asks [`meta`] once what a file consists of, [`layout`] turns a byte range into ranges of
 //! shards, [`stripe`] has them fetched over [`rpc`] from several [`shard`] stores and repairs with [`erasure`] what is

@@ -5,8 +5,8 @@
 
 use super::entry::{Entry, Pin};
 use super::{
-    Brought, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, Dataset, EpochStats, Found, Index, Pinned, Shared,
-    Slot, count,
+    Brought, ByteSource, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, Dataset, EpochStats, Found, Index, Pinned,
+    Shared, Slot, count,
 };
 use crate::error::{Error, Kind, Result};
 use crate::prefetch::{AHEAD_PART, Changed, EpochProgress, Prepared, View, Wanted};
@@ -92,6 +92,17 @@ impl Coming {
         }
         self.shared.count_fetched(expected);
         self.accept(data).await;
+        Ok(())
+    }
+
+    /// Gives all that is still awaited, from a source of this file.
+    ///
+    /// # Errors
+    /// What the source reports: try again, or drop this, and the rest is left to its readers.
+    pub async fn deliver_from(&mut self, source: &dyn ByteSource) -> Result<()> {
+        while let Some(range) = self.awaited() {
+            self.deliver(source.fetch(range).await?).await?;
+        }
         Ok(())
     }
 

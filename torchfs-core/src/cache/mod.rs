@@ -2,7 +2,7 @@
 //!
 //! Content is named by inode and version, so nothing in the cache is ever out of date; losing any of it loses nothing. A
 //! file lies there byte for byte, so that once it is complete it can be handed to the kernel as it is. It is useful
-//! without a cluster too, over any [`ByteSource`].
+//! without a cluster too, over any [`ByteSource`]; a [`Prefetcher`] fills it ahead from any [`BatchSource`].
 //!
 //! The rules: each byte is fetched once, however many want it; at most the given number of bytes is kept, and 5 % of the
 //! disk (at most 1 GiB) are left free; what is open is not removed; what does not fit, or cannot be written, is read
@@ -15,12 +15,14 @@ mod entry;
 mod epochs;
 mod flight;
 pub mod policy;
+mod prefetcher;
 mod siblings;
 
 pub use ahead::{Coming, Limits};
 pub(crate) use disk::seats;
 pub use entry::Pinned;
 pub use epochs::EpochStats;
+pub use prefetcher::{BatchSource, Prefetcher};
 
 use crate::error::Result;
 use crate::ids::{ClusterId, InodeId, Version};

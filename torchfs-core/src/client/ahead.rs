@@ -1,34 +1,19 @@
-//! The prefetcher: fetches into the cache what is read next, in batches that ask each storage node once.
-//!
-//! It has no opinions: the cache's planner says what, the connection's speed how far ahead. Nothing waits for it; what it
-//! cannot fetch is fetched by whoever reads it.
+//! [`ClusterSource`]: what is fetched ahead comes from the cluster, a batch with one request to each storage node.
 
 use super::catalog::Catalogs;
 use super::content::{Base, assemble};
-use crate::cache::{Cache, Coming, Limits};
+use crate::cache::{BatchSource, ByteSource, Coming};
 use crate::error::{Error, Kind, Result};
 use crate::meta::MetaSession;
 use crate::stripe::{StripeIo, StripeRead};
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, stream};
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use tokio::task::JoinSet;
-use tokio_util::task::AbortOnDropHandle;
-
-/// Files of a batch: some forty per node of a small cluster.
-const BATCH_FILES_MAX: usize = 256;
-
-/// Bytes of a batch; one file in any case.
-const BATCH_BYTES_MAX: u64 = 16 << 20;
-
-/// Batches under way: while one is written to the disk, the next is on the network.
-const BATCHES_MAX: usize = 3;
-
-/// How far ahead of the reader it fetches, where the cache is large enough: some tenths of a second of a fast network.
-const AHEAD_BYTES_MAX: u64 = 256 << 20;
 
 /// Questions to metadata of one batch under way.
 const QUESTIONS_AT_A_TIME: usize = 16;
@@ -39,23 +24,26 @@ const SMALL_BYTES_MAX: u64 = 4 << 20;
 /// ... so many at a time, in parts.
 const LARGE_AT_A_TIME: usize = 2;
 
-/// Fetches ahead as long as it lives.
+/// The cluster, for a cache that is fetched into ahead.
 #[derive(Debug)]
-pub(super) struct Prefetcher {
-    _task: AbortOnDropHandle<()>,
-}
-
-impl Prefetcher {
-    pub fn start(cache: Cache, meta: MetaSession, stripes: StripeIo, catalogs: Arc<Catalogs>) -> Self {
-        Prefetcher { _task: AbortOnDropHandle::new(tokio::spawn(run(cache, Fetch { meta, stripes, catalogs }))) }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Fetch {
+pub(super) struct ClusterSource {
     meta: MetaSession,
     stripes: StripeIo,
     catalogs: Arc<Catalogs>,
+}
+
+/// One version of a file.
+#[derive(Debug)]
+struct Stored {
+    base: Base,
+    stripes: StripeIo,
+}
+
+#[async_trait]
+impl ByteSource for Stored {
+    async fn fetch(&self, range: Range<u64>) -> Result<Bytes> {
+        self.base.fetch(&self.stripes, range).await
+    }
 }
 
 /// Where a file's bytes are.
@@ -65,25 +53,9 @@ enum Found {
     Base(Base),
 }
 
-async fn run(cache: Cache, fetch: Fetch) {
-    let limits = Limits { files: BATCH_FILES_MAX, bytes: BATCH_BYTES_MAX, ahead_bytes: AHEAD_BYTES_MAX };
-    let mut batches = JoinSet::new();
-    loop {
-        while batches.len() >= BATCHES_MAX {
-            batches.join_next().await;
-        }
-        let batch = cache.take_wanted(limits).await;
-        if batch.is_empty() {
-            cache.wanted().await;
-            continue;
-        }
-        let fetch = fetch.clone();
-        batches.spawn(async move { fetch.batch(batch).await });
-    }
-}
-
-impl Fetch {
-    async fn batch(&self, batch: Vec<Coming>) {
+#[async_trait]
+impl BatchSource for ClusterSource {
+    async fn fetch_batch(&self, batch: Vec<Coming>) {
         // Boxed with their types said: unnamed closure types in here would keep this future from being spawned.
         let finding: Vec<BoxFuture<'_, Option<(Coming, Found)>>> =
             batch.into_iter().map(|coming| self.find(coming).boxed()).collect();
@@ -98,6 +70,12 @@ impl Fetch {
         }
         let mut large = stream::iter(large).buffer_unordered(LARGE_AT_A_TIME);
         tokio::join!(self.small(small), async { while large.next().await.is_some() {} });
+    }
+}
+
+impl ClusterSource {
+    pub fn new(meta: MetaSession, stripes: StripeIo, catalogs: Arc<Catalogs>) -> Self {
+        ClusterSource { meta, stripes, catalogs }
     }
 
     /// Where a file is that no cache of this machine has. What is dropped here is left to its readers.
@@ -141,14 +119,9 @@ impl Fetch {
     }
 
     async fn large(&self, mut coming: Coming, base: Base) {
-        while let Some(range) = coming.awaited() {
-            let delivered = match base.fetch(&self.stripes, range).await {
-                Ok(data) => coming.deliver(data).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = delivered {
-                return self.not_fetched(&coming, &error);
-            }
+        let stored = Stored { base, stripes: self.stripes.clone() };
+        if let Err(error) = coming.deliver_from(&stored).await {
+            self.not_fetched(&coming, &error);
         }
     }
 

@@ -33,7 +33,7 @@ pub use schedule::{Announced, EpochOrder, PathList};
 pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
 
 use crate::cache::policy::Eviction;
-use crate::cache::{Cache, CacheStats, EpochStats};
+use crate::cache::{Cache, CacheStats, EpochStats, Prefetcher};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClusterId, InodeId, Version};
 use crate::meta::{
@@ -44,7 +44,7 @@ use crate::prefetch::Prefetch;
 use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
-use ahead::Prefetcher;
+use ahead::ClusterSource;
 use aside::Asides;
 use catalog::Catalogs;
 use content::Base;
@@ -212,8 +212,8 @@ impl ClientBuilder {
         let staging = cache.as_ref().map_or_else(std::env::temp_dir, |cache: &Cache| cache.dir().join("staging"));
         let catalogs = Arc::<Catalogs>::default();
         let fetched_ahead = cache.clone().filter(|_| self.prefetch != Prefetch::None);
-        let prefetcher =
-            fetched_ahead.map(|cache| Prefetcher::start(cache, meta.clone(), stripes.clone(), catalogs.clone()));
+        let cluster = ClusterSource::new(meta.clone(), stripes.clone(), catalogs.clone());
+        let prefetcher = fetched_ahead.map(|cache| Prefetcher::start(cache, Arc::new(cluster)));
         let inner = Inner {
             meta,
             small: SmallWrites::new(stripes.clone()),
