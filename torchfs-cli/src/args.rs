@@ -20,6 +20,7 @@ use torchfs_core::MetaId;
 use torchfs_core::cache::policy::Eviction;
 use torchfs_core::layout::Profile;
 use torchfs_core::placement::FailureDomain;
+use torchfs_core::prefetch::Prefetch;
 
 /// A distributed file system for machine-learning training data.
 ///
@@ -244,8 +245,12 @@ pub struct Mount {
     /// time, lfu what was opened the fewest times, schedule what an announced order needs last and, without one, as lru
     #[arg(long, value_name = "POLICY", default_value_t = Eviction::Schedule)]
     pub eviction: Eviction,
+    /// What is fetched into the cache before it is opened: none nothing, schedule what is announced, and where nothing is:
+    /// sequential files in the order of their folder's listing, history an order of opens that repeats, auto both
+    #[arg(long, value_name = "POLICY", default_value_t = Prefetch::Auto)]
+    pub prefetch: Prefetch,
     /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE,
-    /// eviction=POLICY, nopassthrough (the kernel reads no cached file by itself)
+    /// eviction=POLICY, prefetch=POLICY, nopassthrough (the kernel reads no cached file by itself)
     #[arg(short, value_name = "OPT,...", value_delimiter = ',')]
     pub options: Vec<MountWord>,
     /// Return when the mount is usable, and go on in the background

@@ -47,7 +47,7 @@ fn the_verbs_take_their_flags() {
             "host=h,rack=r",
         ],
         &["mount", "m", "--cache-dir", "c", "--cache-size", "1G", "--background"],
-        &["mount", "m", "--cache-size", "25%", "--eviction", "lfu"],
+        &["mount", "m", "--cache-size", "25%", "--eviction", "lfu", "--prefetch", "none"],
         &["umount", "--lazy", "m", "n"],
         &["trace", "record", "m", "f", "--for", "30s"],
         &["trace", "summary", "f", "--files", "3", "--json", "--plot", "p.svg"],

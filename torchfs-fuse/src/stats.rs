@@ -17,6 +17,12 @@ pub struct MountStats {
     pub passthrough_refused: Option<String>,
     /// Operations of the kernel that wait for an answer.
     pub operations_in_flight: u64,
+    /// What leaves the cache first when it is full.
+    #[serde(default)]
+    pub eviction: String,
+    /// What is fetched into it before it is opened.
+    #[serde(default)]
+    pub prefetch: String,
     /// The disk cache, if there is one.
     pub cache: Option<CacheStats>,
     /// What each of the latest epochs found in the cache, the latest last.

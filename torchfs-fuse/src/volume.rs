@@ -106,12 +106,15 @@ impl Volume {
     }
 
     fn stats(&self, operations_in_flight: u64) -> MountStats {
+        let (eviction, prefetch) = self.client.policies();
         MountStats {
             uptime_seconds: self.began.0.elapsed().as_secs(),
             opens: self.opens.load(Ordering::Relaxed),
             passthrough_opens: self.passthrough_opens.load(Ordering::Relaxed),
             passthrough_refused: self.passthrough_refused.get().cloned(),
             operations_in_flight,
+            eviction: eviction.to_string(),
+            prefetch: prefetch.to_string(),
             cache: self.client.cache_stats(),
             epochs: self.client.epochs().unwrap_or_default(),
             metadata_remembered: self.client.meta().remembered(),

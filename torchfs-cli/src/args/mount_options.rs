@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use torchfs_core::Error;
 use torchfs_core::cache::policy::Eviction;
+use torchfs_core::prefetch::Prefetch;
 
 /// One word of `-o`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum MountWord {
     CacheSize(CacheSize),
     /// `eviction=POLICY`
     Eviction(Eviction),
+    /// `prefetch=POLICY`
+    Prefetch(Prefetch),
     /// `passthrough`, `nopassthrough`
     Passthrough(bool),
     /// Words for mount(8) and its relatives, not for the file system.
@@ -69,12 +72,13 @@ impl FromStr for MountWord {
             ("cache_dir", Some(dir)) if !dir.is_empty() => Ok(MountWord::CacheDir(dir.into())),
             ("cache_size", Some(size)) => size.parse().map(MountWord::CacheSize),
             ("eviction", Some(name)) => name.parse().map(MountWord::Eviction).map_err(|error: Error| error.to_string()),
+            ("prefetch", Some(name)) => name.parse().map(MountWord::Prefetch).map_err(|error: Error| error.to_string()),
             _ if NOT_OURS.contains(&word) || name.starts_with("x-") || name.starts_with("comment") => {
                 Ok(MountWord::NotOurs)
             }
             _ => {
                 let known = "ro, rw, allow_other, noallow_other, cache_dir=DIR, cache_size=SIZE, eviction=POLICY";
-                Err(format!("known are {known}, passthrough and nopassthrough"))
+                Err(format!("known are {known}, prefetch=POLICY, passthrough and nopassthrough"))
             }
         }
     }
@@ -97,6 +101,12 @@ impl Mount {
     pub fn eviction(&self) -> Eviction {
         let word = self.last(|word| if let MountWord::Eviction(eviction) = word { Some(*eviction) } else { None });
         word.unwrap_or(self.eviction)
+    }
+
+    /// What is fetched ahead.
+    pub fn prefetch(&self) -> Prefetch {
+        let word = self.last(|word| if let MountWord::Prefetch(prefetch) = word { Some(*prefetch) } else { None });
+        word.unwrap_or(self.prefetch)
     }
 
     /// Whether it takes no writes.
@@ -169,13 +179,14 @@ mod tests {
         assert_eq!((given.is_read_only(), given.allow_other()), (false, Some(true)));
         assert_eq!((given.cache_dir(), given.cache_size()), (Some(Path::new("/c")), CacheSize::Bytes(1 << 30)));
         assert!(plain.passes_through());
-        let words = "cache_size=25%,eviction=lfu,nopassthrough";
+        let words = "cache_size=25%,eviction=lfu,prefetch=history,nopassthrough";
         let (_, given) = mount(&["torchfs", "mount", "--eviction", "fifo", "-o", words, "/m"]).expect("parses");
         assert!(!given.passes_through());
         assert_eq!((given.cache_size(), given.eviction()), (CacheSize::Percent(25), Eviction::Lfu));
-        for bad in
-            ["read_only", "cache_size=much", "cache_size=0%", "cache_size=101%", "cache_dir=", "ro=1", "eviction=mru"]
-        {
+        assert_eq!((plain.prefetch(), given.prefetch()), (Prefetch::Auto, Prefetch::History));
+        let (sizes, words) =
+            (["cache_size=much", "cache_size=0%", "cache_size=101%"], ["read_only", "ro=1", "cache_dir="]);
+        for bad in sizes.into_iter().chain(words).chain(["eviction=mru", "prefetch=oracle"]) {
             let error = mount(&["torchfs", "mount", "-o", bad, "/m"]).expect_err(bad).to_string();
             assert!(error.contains(bad), "{error}");
         }

@@ -55,7 +55,8 @@ pub struct Sim {
     /// What leaves a full cache first: fifo, filo, lru, lfu, schedule
     #[arg(long, value_name = "POLICY,...", value_delimiter = ',', default_value = "schedule")]
     pub policy: Vec<Eviction>,
-    /// What is fetched ahead: none, sequential (as files are listed), history (as in the last epoch), schedule (as announced)
+    /// What is fetched ahead: none, sequential (as files are listed), history (as in the last epoch), auto (both), schedule (as
+    /// announced)
     #[arg(long, value_name = "POLICY,...", value_delimiter = ',', default_value = "schedule")]
     pub prefetch: Vec<Prefetch>,
     /// When an order is announced

@@ -63,7 +63,7 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Served> {
     let cache_dir = cache_dir(args, &mountpoint)?;
     let cache_bytes = args.cache_size().of_disk(disk_bytes(&cache_dir)?);
     let client = Client::builder().metas(metas.clone()).cache_dir(&cache_dir).cache_bytes(cache_bytes);
-    let client = client.eviction(args.eviction());
+    let client = client.eviction(args.eviction()).prefetch(args.prefetch());
     let client = client.connect().await.map_err(|error| match error.kind() {
         // Of the cache folder, not of a connection.
         Kind::Conflict => error.into(),

@@ -118,7 +118,7 @@ fn cache_text(cache: CacheSize) -> String {
 fn announced(args: &Sim, policy: Eviction, prefetch: Prefetch) -> Announce {
     match (policy, prefetch) {
         (_, Prefetch::Schedule) | (Eviction::Schedule, Prefetch::None) => args.announce.into(),
-        (_, Prefetch::None | Prefetch::Sequential | Prefetch::History) => Announce::Never,
+        (_, Prefetch::None | Prefetch::Sequential | Prefetch::History | Prefetch::Auto) => Announce::Never,
     }
 }
 

@@ -96,7 +96,7 @@ fn write_text(out: &mut impl Write, stats: &MountStats) -> io::Result<()> {
         writeln!(out, "the kernel does not read cached files by itself: {reason}")?;
     }
     match &stats.cache {
-        Some(cache) => write_cache(out, cache)?,
+        Some(cache) => write_cache(out, stats, cache)?,
         None => writeln!(out, "no cache: every read asks the cluster")?,
     }
     writeln!(out)?;
@@ -120,14 +120,22 @@ fn write_text(out: &mut impl Write, stats: &MountStats) -> io::Result<()> {
     output::write_table(out, &requests)
 }
 
-fn write_cache(out: &mut impl Write, cache: &CacheStats) -> io::Result<()> {
+fn write_cache(out: &mut impl Write, stats: &MountStats, cache: &CacheStats) -> io::Result<()> {
     writeln!(
         out,
-        "cache: {} of {} in {} files; {} evicted",
+        "cache: {} of {} in {} files; {} evicted (eviction {})",
         size_text(cache.used_bytes),
         size_text(cache.limit_bytes),
         count_text(cache.files),
         count_text(cache.evictions),
+        stats.eviction,
+    )?;
+    writeln!(
+        out,
+        "{} files fetched ahead, {} of them left unread (prefetch {})",
+        count_text(cache.ahead_files),
+        count_text(cache.ahead_wasted),
+        stats.prefetch,
     )?;
     writeln!(
         out,

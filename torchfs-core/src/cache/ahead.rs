@@ -5,11 +5,11 @@
 
 use super::entry::{Entry, Pin};
 use super::{
-    Brought, ByteSource, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, Dataset, EpochStats, Found, Index, Pinned,
-    Shared, Slot, count,
+    Brought, ByteSource, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, EpochStats, Found, Index, Pinned, Shared,
+    Slot, count,
 };
 use crate::error::{Error, Kind, Result};
-use crate::prefetch::{AHEAD_PART, Changed, EpochProgress, Prepared, View, Wanted};
+use crate::prefetch::{AHEAD_PART, Changed, EpochProgress, PREDICTED_EPOCHS, Prepared, View, Wanted};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,6 +24,9 @@ const AHEAD_FILES_MIN: usize = 16;
 
 /// Plans told to the eviction policy under one lock.
 const PLANNED_AT_ONCE: usize = 512;
+
+/// Files of a listing that the prefetch policy learns under one lock.
+const LISTED_AT_ONCE: usize = 512;
 
 /// How much is begun at once.
 #[derive(Clone, Copy, Debug)]
@@ -154,9 +157,11 @@ impl Cache {
         self.shared.plan(Changed::All);
     }
 
-    /// Learns the files of a folder, in the order of their names.
-    pub fn listed(&self, files: &Arc<Dataset>) {
-        self.shared.index().planner.listed(files);
+    /// Learns files of a folder in the order of their names, a part of it at a time: how much of it comes before, and these.
+    pub fn listed(&self, first: u64, files: &[DataFile]) {
+        for (part, files) in files.chunks(LISTED_AT_ONCE).enumerate() {
+            self.shared.index().planner.listed(first + (part * LISTED_AT_ONCE) as u64, files);
+        }
     }
 
     /// Learns that a file is opened to be read, before it is: counts it for its epoch, and more may be wanted from now on. A
@@ -171,7 +176,7 @@ impl Cache {
             let mut index = self.shared.index();
             index.pace.opened_bytes += file.bytes;
             let file = index.planner.timeline().as_announced(file.key).unwrap_or(file);
-            let epoch = index.planner.timeline().epoch_of(file.key);
+            let epoch = index.planner.timeline().epoch_of(file.key).filter(|&epoch| epoch < PREDICTED_EPOCHS);
             index.epochs.opened(epoch, found);
             index.planner.opened(file)
         };
@@ -183,7 +188,8 @@ impl Cache {
     /// How far each announced epoch is read, by number.
     #[must_use]
     pub fn progress(&self) -> Vec<EpochProgress> {
-        self.shared.index().planner.timeline().progress().collect()
+        let index = self.shared.index();
+        index.planner.timeline().progress().filter(|epoch| epoch.epoch < PREDICTED_EPOCHS).collect()
     }
 
     /// What each epoch found in the cache, the latest last.

@@ -4,7 +4,7 @@ use super::*;
 use crate::cache::policy::Eviction;
 use crate::cache::{ByteSource, EpochStats, Pinned};
 use crate::ids::{ClusterId, InodeId, Version};
-use crate::prefetch::{Prefetch, Schedule};
+use crate::prefetch::{Dataset, Prefetch, Schedule};
 use async_trait::async_trait;
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -26,7 +26,7 @@ pub use prefetcher::{BatchSource, Prefetcher};
 
 use crate::error::Result;
 use crate::ids::{ClusterId, InodeId, Version};
-use crate::prefetch::{DataFile, Dataset, Planner, Prefetch};
+use crate::prefetch::{DataFile, Planner, Prefetch};
 use ahead::Pace;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -90,6 +90,12 @@ pub struct CacheStats {
     pub unkept_bytes: u64,
     /// Files removed to make room, or because a newer version of them came.
     pub evictions: u64,
+    /// Files that were fetched ahead, or begun to be.
+    #[serde(default)]
+    pub ahead_files: u64,
+    /// Of these, those that left before they were opened.
+    #[serde(default)]
+    pub ahead_wasted: u64,
     /// Files held, in part or whole.
     pub files: u64,
     /// Bytes held.
@@ -157,12 +163,17 @@ struct Index {
 struct Ahead {
     files: usize,
     bytes: u64,
+    /// How many there were in all, ...
+    begun: u64,
+    /// ... and how many of them left unopened.
+    wasted: u64,
 }
 
 impl Ahead {
     fn add(&mut self, bytes: u64) {
         self.files += 1;
         self.bytes += bytes;
+        self.begun += 1;
     }
 
     fn remove(&mut self, bytes: u64) {
@@ -283,6 +294,8 @@ impl Cache {
             sibling_bytes: load(&counters.sibling_bytes),
             unkept_bytes: load(&counters.unkept_bytes),
             evictions: load(&counters.evictions),
+            ahead_files: index.ahead.begun,
+            ahead_wasted: index.ahead.wasted,
             files: index.slots.len() as u64,
             used_bytes: index.used_bytes,
             limit_bytes: self.shared.limit_bytes,
@@ -448,6 +461,7 @@ impl Index {
         let slot = self.slots.remove(&key)?;
         if slot.brought == Brought::Ahead {
             self.epochs.wasted();
+            self.ahead.wasted += 1;
             self.ahead.remove(slot.entry.len);
         }
         self.used_bytes -= slot.stored_bytes;

@@ -33,14 +33,15 @@ pub use schedule::{Announced, EpochOrder, PathList};
 pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
 
 use crate::cache::policy::Eviction;
-use crate::cache::{Cache, CacheStats, EpochStats, Prefetcher};
+use crate::cache::{Cache, CacheKey, CacheStats, EpochStats, Prefetcher};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ClusterId, InodeId, Version};
 use crate::meta::{
-    Attr, AttrChange, Content, FileKind, FsStat, IfExists, MetaSession, MetaStore, Name, NewInode, SetTime, Status,
+    Attr, AttrChange, Content, DirEntry, FileKind, FsStat, IfExists, MetaSession, MetaStore, Name, NewInode, SetTime,
+    Status,
 };
 use crate::observe::{Observed, RequestStats, Requests};
-use crate::prefetch::Prefetch;
+use crate::prefetch::{DataFile, Prefetch};
 use crate::rpc::{MetaClient, StorePool};
 use crate::shard::ShardStores;
 use crate::stripe::StripeIo;
@@ -85,6 +86,7 @@ struct Inner {
     uploads: Arc<Semaphore>,
     open: Mutex<OpenFiles>,
     cache: Option<Cache>,
+    policies: (Eviction, Prefetch),
     /// The files that orders were announced of.
     catalogs: Arc<Catalogs>,
     /// Fetches ahead into the cache.
@@ -166,7 +168,8 @@ impl ClientBuilder {
         self
     }
 
-    /// What is fetched into the cache before it is opened. If not said, what was announced: see [`Client::announce`].
+    /// What is fetched into the cache before it is opened. If not said, what was announced (see [`Client::announce`]); where
+    /// nothing was, what is foreseen: an order of opens that repeats, or that of the folders' listings.
     #[must_use]
     pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
         self.prefetch = prefetch;
@@ -225,6 +228,7 @@ impl ClientBuilder {
             catalogs,
             _prefetcher: prefetcher,
             cache,
+            policies: (self.eviction, self.prefetch),
             asides,
             requests,
         };
@@ -353,6 +357,25 @@ impl Client {
     #[must_use]
     pub fn cache_stats(&self) -> Option<CacheStats> {
         self.inner.cache.as_ref().map(Cache::stats)
+    }
+
+    /// What leaves a full cache first, and what is fetched ahead into it.
+    #[must_use]
+    pub fn policies(&self) -> (Eviction, Prefetch) {
+        self.inner.policies
+    }
+
+    /// Tells the cache what a folder lists, a part of it at a time and in the order of the names, so that it can foresee who reads in
+    /// that order: how many entries come before, and these. [`Client::list`] does it; who lists by inode calls it.
+    pub fn listed(&self, first: u64, entries: &[DirEntry]) {
+        let (_, prefetch) = self.policies();
+        if let Some(cache) = self.inner.cache.as_ref().filter(|_| prefetch.follows_listings()) {
+            let files = entries.iter().filter(|entry| entry.attr.kind == FileKind::File).map(|entry| DataFile {
+                key: CacheKey { ino: entry.attr.ino, version: entry.attr.version },
+                bytes: entry.attr.size,
+            });
+            cache.listed(first, &files.collect::<Vec<_>>());
+        }
     }
 
     /// What each of the latest epochs found in the cache, the latest last; `None` if there is no cache.

@@ -51,6 +51,7 @@ impl Client {
             let after = entries.last().map(|entry| entry.name.clone());
             let page = self.meta().list(ino, after, LIST_ENTRIES_MAX as u32).await?;
             let more = page.more && !page.entries.is_empty();
+            self.listed(entries.len() as u64, &page.entries);
             entries.extend(page.entries);
             if !more {
                 return Ok(entries);

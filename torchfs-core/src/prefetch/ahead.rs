@@ -51,7 +51,7 @@ impl PrefetchPolicy for Scheduled {
                     self.scanned.values_mut().for_each(|scanned| *scanned = place.min(*scanned));
                 }
             }
-            PrefetchEvent::Listed(_) => {}
+            PrefetchEvent::Listed { .. } => {}
         }
     }
 

@@ -20,20 +20,28 @@ const FILES_MIN: usize = 2 * SLACK as usize;
 /// Predicted epochs are numbered from here, so that any order that somebody announces takes their place.
 pub const PREDICTED_EPOCHS: u64 = 1 << 63;
 
-/// Most files of which the order is remembered; a reader of more is not predicted. About 120 bytes per file.
-const FILES_MAX: usize = 4 << 20;
+/// Most files of which the order is remembered; a reader of more is not predicted. About 150 bytes per file.
+const FILES_MAX: usize = 1 << 18;
 
 /// Remembers the order in which files are opened until one is opened again: an epoch. When the next one begins in the same
 /// order, it is announced, as if somebody had said so, and followed as by [`Scheduled`].
 #[derive(Debug, Default)]
 pub struct History {
     scheduled: Scheduled,
-    last: Option<Arc<Dataset>>,
-    current: Vec<DataFile>,
-    index: HashMap<CacheKey, u32>,
+    last: Option<Order>,
+    current: Order,
     /// Opens of this epoch that were not where the last order has them.
     strayed: u32,
     prediction: Option<Prediction>,
+}
+
+/// Files in the order in which they were opened.
+#[derive(Debug, Default)]
+struct Order {
+    files: Vec<DataFile>,
+    places: HashMap<CacheKey, u32>,
+    /// The same, once it is announced.
+    dataset: Option<Arc<Dataset>>,
 }
 
 /// What was announced by this policy.
@@ -65,35 +73,35 @@ impl PrefetchPolicy for History {
 impl History {
     /// Notes an open; answers whether it tells of the order.
     fn record(&mut self, file: DataFile) -> bool {
-        let opened = self.current.len() as u32;
-        match self.index.get(&file.key) {
+        let opened = self.current.files.len();
+        match self.current.places.get(&file.key) {
             // The same reader opens it twice.
-            Some(&at) if opened - at <= SLACK => return false,
+            Some(&at) if opened as u32 - at <= SLACK => return false,
             Some(_) => self.begin(),
-            None if self.current.len() >= FILES_MAX => return false,
+            None if opened >= FILES_MAX => return false,
             None => {}
         }
-        self.index.insert(file.key, self.current.len() as u32);
-        self.current.push(file);
+        self.current.places.insert(file.key, self.current.files.len() as u32);
+        self.current.files.push(file);
         true
     }
 
     /// An epoch is over, and the next begins.
     fn begin(&mut self) {
-        self.index.clear();
         let ended = std::mem::take(&mut self.current);
-        let whole = (FILES_MIN..FILES_MAX).contains(&ended.len());
-        let repeated = self.last.as_ref().is_some_and(|last| last.files().len() == ended.len()) && self.strayed == 0;
+        let whole = (FILES_MIN..FILES_MAX).contains(&ended.files.len());
+        let last = self.last.as_ref();
+        let repeated = last.is_some_and(|last| last.files.len() == ended.files.len()) && self.strayed == 0;
         if !repeated {
-            self.last = if whole { Dataset::new(ended).ok() } else { None };
+            self.last = whole.then_some(ended);
         }
         self.strayed = 0;
     }
 
     fn predict(&mut self, file: DataFile, timeline: &mut Timeline) {
-        let Some(last) = self.last.clone() else { return };
-        let opened = self.current.len();
-        let follows = last.index_of(file.key).is_some_and(|at| at.abs_diff(opened as u32) <= SLACK);
+        let Some(last) = &self.last else { return };
+        let (opened, all) = (self.current.files.len(), last.files.len());
+        let follows = last.places.get(&file.key).is_some_and(|at| at.abs_diff(opened as u32) <= SLACK);
         self.strayed += u32::from(!follows);
         match self.prediction {
             // Somebody else has announced an order, or nobody followed this one.
@@ -103,13 +111,13 @@ impl History {
         }
         let is_free = self.prediction.is_none() && timeline.last_epoch().is_none();
         if is_free && opened == BELIEVED_OPENS && self.strayed == 0 {
-            self.announce(PREDICTED_EPOCHS, &last, timeline);
-            self.current.iter().for_each(|file| drop(timeline.opened(file.key)));
+            self.announce(PREDICTED_EPOCHS, timeline);
+            self.current.files.iter().for_each(|file| drop(timeline.opened(file.key)));
         }
         if let Some(prediction) = self.prediction
-            && opened == last.files().len() / 2
+            && opened == all / 2
         {
-            self.announce(prediction.epoch + 1, &last, timeline);
+            self.announce(prediction.epoch + 1, timeline);
         }
     }
 
@@ -122,10 +130,23 @@ impl History {
         }
     }
 
-    fn announce(&mut self, epoch: u64, order: &Arc<Dataset>, timeline: &mut Timeline) {
-        let schedule = Schedule::new(epoch, order.clone(), (0..order.files().len() as u32).collect());
-        let announced = schedule.and_then(|schedule| timeline.announce(schedule.with_reorder(SLACK)));
-        // An order that is too long is not predicted.
-        self.prediction = announced.ok().map(|()| Prediction { epoch, disbelief: 0 });
+    fn announce(&mut self, epoch: u64, timeline: &mut Timeline) {
+        let dataset = self.last.as_mut().and_then(Order::dataset);
+        let schedule = dataset.and_then(|dataset| {
+            let order = (0..dataset.files().len() as u32).collect();
+            Schedule::new(epoch, dataset, order).ok()
+        });
+        let announced = schedule.map(|schedule| timeline.announce(schedule.with_reorder(SLACK)));
+        // An order that is too long besides others is not predicted.
+        self.prediction = announced.and_then(Result::ok).map(|()| Prediction { epoch, disbelief: 0 });
+    }
+}
+
+impl Order {
+    fn dataset(&mut self) -> Option<Arc<Dataset>> {
+        if self.dataset.is_none() {
+            self.dataset = Dataset::new(self.files.clone()).ok();
+        }
+        self.dataset.clone()
     }
 }

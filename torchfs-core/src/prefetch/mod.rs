@@ -48,6 +48,7 @@
 
 mod ahead;
 mod history;
+mod or_listed;
 mod planner;
 mod schedule;
 mod sequential;
@@ -55,6 +56,7 @@ mod timeline;
 
 pub use ahead::Scheduled;
 pub use history::{History, PREDICTED_EPOCHS};
+pub use or_listed::OrListed;
 pub use planner::{Changed, Planner};
 pub(crate) use schedule::interleave;
 pub use schedule::{DataFile, Dataset, ENTRIES_MAX, REORDER_DEFAULT, Schedule};
@@ -65,7 +67,6 @@ use crate::cache::CacheKey;
 use crate::error::{Error, Kind};
 use std::fmt::{self, Debug};
 use std::str::FromStr;
-use std::sync::Arc;
 
 /// Fetching further ahead than this part of the cache (a quarter) does more harm than good.
 pub const AHEAD_PART: u64 = 4;
@@ -97,8 +98,13 @@ pub enum Urgency {
 pub enum PrefetchEvent<'a> {
     /// A file was opened to be read, whether it was there or not.
     Opened(DataFile),
-    /// A folder's files are known, in the order of their names.
-    Listed(&'a Arc<Dataset>),
+    /// A folder is listed, a part at a time: these are files of it in the order of their names.
+    Listed {
+        /// How much of the folder comes before them; 0 begins a listing.
+        first: u64,
+        /// The files.
+        files: &'a [DataFile],
+    },
     /// A file that the policy asked for is being fetched.
     Started(&'a Wanted),
     /// A fetch failed: whoever opens the file tries again.
@@ -165,18 +171,21 @@ impl PrefetchPolicy for NoPrefetch {
 pub enum Prefetch {
     /// [`NoPrefetch`].
     None,
-    /// [`Sequential`].
+    /// [`Sequential`]; for files that an announced order names, that.
     Sequential,
-    /// [`History`].
+    /// [`History`], which follows announced orders too.
     History,
     /// [`Scheduled`].
-    #[default]
     Schedule,
+    /// Announced orders; where there is none, those that repeat, and for files of neither the order of the listing.
+    #[default]
+    Auto,
 }
 
 impl Prefetch {
     /// All of them.
-    pub const ALL: [Prefetch; 4] = [Prefetch::None, Prefetch::Sequential, Prefetch::History, Prefetch::Schedule];
+    pub const ALL: [Prefetch; 5] =
+        [Prefetch::None, Prefetch::Sequential, Prefetch::History, Prefetch::Schedule, Prefetch::Auto];
 
     /// Its name.
     #[must_use]
@@ -186,7 +195,14 @@ impl Prefetch {
             Prefetch::Sequential => "sequential",
             Prefetch::History => "history",
             Prefetch::Schedule => "schedule",
+            Prefetch::Auto => "auto",
         }
+    }
+
+    /// Whether [`PrefetchEvent::Listed`] is of use to it.
+    #[must_use]
+    pub fn follows_listings(self) -> bool {
+        matches!(self, Prefetch::Sequential | Prefetch::Auto)
     }
 
     /// A policy of this name that has seen nothing yet.
@@ -194,9 +210,10 @@ impl Prefetch {
     pub fn policy(self) -> Box<dyn PrefetchPolicy> {
         match self {
             Prefetch::None => Box::new(NoPrefetch),
-            Prefetch::Sequential => Box::new(Sequential::default()),
+            Prefetch::Sequential => Box::new(OrListed::new(Scheduled::default())),
             Prefetch::History => Box::new(History::default()),
             Prefetch::Schedule => Box::new(Scheduled::default()),
+            Prefetch::Auto => Box::new(OrListed::new(History::default())),
         }
     }
 }
@@ -211,7 +228,7 @@ impl FromStr for Prefetch {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        let message = || format!("'{name}' is no prefetch policy: none, sequential, history or schedule");
+        let message = || format!("'{name}' is no prefetch policy: none, sequential, history, schedule or auto");
         let known = Prefetch::ALL.into_iter().find(|prefetch| prefetch.name() == name);
         known.ok_or_else(|| Error::new(Kind::InvalidInput, message()))
     }

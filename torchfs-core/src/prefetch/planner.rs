@@ -1,10 +1,9 @@
 //! [`Planner`]: timeline and prefetch policy together, as a cache uses them.
 
-use super::{DataFile, Dataset, Prefetch, PrefetchEvent, PrefetchPolicy, Prepared, Timeline, Urgency, View, Wanted};
+use super::{DataFile, Prefetch, PrefetchEvent, PrefetchPolicy, Prepared, Timeline, Urgency, View, Wanted};
 use crate::cache::CacheKey;
 use crate::cache::policy::{EvictionPolicy, Plan, enough};
 use crate::error::Result;
-use std::sync::Arc;
 
 /// Most candidates that are looked at for one that may leave.
 pub const LOOKED_AT_MAX: usize = 4096;
@@ -58,9 +57,9 @@ impl Planner {
         self.timeline.forget();
     }
 
-    /// Learns the files of a folder, in the order of their names.
-    pub fn listed(&mut self, files: &Arc<Dataset>) {
-        self.policy.note(PrefetchEvent::Listed(files), &mut self.timeline);
+    /// Learns files of a folder, in the order of their names: see [`PrefetchEvent::Listed`].
+    pub fn listed(&mut self, first: u64, files: &[DataFile]) {
+        self.policy.note(PrefetchEvent::Listed { first, files }, &mut self.timeline);
     }
 
     /// Learns that a file is opened to be read, and says whose plans are other ones now.

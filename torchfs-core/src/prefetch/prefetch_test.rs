@@ -4,6 +4,7 @@ use super::*;
 use crate::cache::policy::Plan;
 use crate::ids::{InodeId, Version};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 fn key(file: u32) -> CacheKey {
     CacheKey { ino: InodeId(u64::from(file) + 1), version: Version(1) }
@@ -27,7 +28,7 @@ impl Rig {
         let dataset = Dataset::new((0..files).map(|file| DataFile { key: key(file), bytes: 10 }).collect());
         let dataset = dataset.expect("a dataset");
         let mut planner = Planner::new(prefetch);
-        planner.listed(&dataset);
+        planner.listed(0, dataset.files());
         Rig { planner, dataset, held: BTreeSet::new(), limit_bytes: 4000, ahead_bytes_max: 1000 }
     }
 
@@ -164,6 +165,44 @@ fn several_readers_in_order_are_followed_at_once() {
         })
         .collect();
     assert_eq!(missed.len(), 9, "three opens of each: {missed:?}");
+}
+
+#[test]
+fn a_reader_is_followed_into_the_next_folder_once_it_has_gone_on_into_one() {
+    let mut rig = Rig::new(Prefetch::Sequential, 0);
+    let folder = |at: u32| (100 * at..100 * at + 100).map(|file| DataFile { key: key(file), bytes: 10 });
+    for at in 0..4 {
+        let files: Vec<DataFile> = folder(at).collect();
+        rig.planner.listed(0, &files[..60]);
+        rig.planner.listed(60, &files[60..]);
+    }
+    assert_eq!(rig.open(0..100).last(), Some(&99), "not beyond the folder's end, but beyond what was listed at once");
+    assert_eq!(rig.open([100])[..2], [101, 102], "where the reader goes on");
+    assert_eq!(rig.open(101..199).last(), Some(&297), "and on, half as far as it was followed");
+    drop(rig.open(199..250));
+    // What is listed again is where it was.
+    rig.planner.listed(0, &folder(2).collect::<Vec<_>>());
+    assert_eq!(rig.open(250..260).last(), Some(&359), "as far as there is room");
+}
+
+#[test]
+fn a_folder_that_changed_is_listed_anew() {
+    let mut rig = Rig::new(Prefetch::Sequential, 100);
+    let newer = |file: u32| CacheKey { version: Version(2), ..key(file) };
+    let files = |changed: u32| (0..100).map(move |file| if file == changed { newer(file) } else { key(file) });
+    let listed: Vec<DataFile> = files(50).map(|key| DataFile { key, bytes: 10 }).collect();
+    rig.planner.listed(0, &listed);
+    assert_eq!(rig.open(0..40).len(), 57);
+    assert!(rig.held.contains(&newer(50)) && !rig.held.contains(&key(50)), "the file as it is now");
+}
+
+#[test]
+fn what_an_order_names_is_not_guessed_and_all_else_is() {
+    let mut rig = Rig::new(Prefetch::Auto, 2000);
+    rig.announce(3, &[500, 10, 700]);
+    assert_eq!(rig.fetch(), [500, 10, 700]);
+    assert_eq!(rig.open(0..8), [3, 4, 5, 6, 7, 8, 9, 11], "10 is there, 3 is fetched after three opens");
+    assert_eq!(rig.open([500, 10]), [0u32; 0], "opened as announced");
 }
 
 #[test]

@@ -168,7 +168,7 @@ struct Held {
 impl<'a> Simulation<'a> {
     fn new(workload: &'a Workload, settings: &'a Settings) -> Self {
         let mut planner = Planner::new(settings.prefetch);
-        planner.listed(workload.dataset());
+        planner.listed(0, workload.dataset().files());
         Simulation {
             workload,
             settings,

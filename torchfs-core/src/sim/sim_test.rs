@@ -149,12 +149,18 @@ fn keeping_what_is_needed_soonest_is_the_optimum_when_the_next_epoch_is_known() 
 fn readers_in_order_are_served_without_hints() {
     let workload = Workload::sequential(&equal(), 3).expect("a workload");
     for percent in CACHE_PERCENTS {
-        let (cache_bytes, eviction) = (cache_bytes(&workload, percent), Eviction::Fifo);
-        let (prefetch, announce) = (Prefetch::Sequential, Announce::Never);
+        let (cache_bytes, announce) = (cache_bytes(&workload, percent), Announce::Never);
+        let (eviction, prefetch) = (Eviction::Fifo, Prefetch::Sequential);
         let report = run(&workload, Settings { cache_bytes, eviction, prefetch, announce, ..FETCHING });
         for epoch in report.epochs {
             assert!(epoch.hit_rate() >= 0.99 && epoch.wasted == 0, "{percent} %: {epoch:?}");
             assert_eq!(epoch.storage_bytes, workload.dataset().bytes(), "each file once");
+        }
+        for eviction in [Eviction::Fifo, Eviction::Schedule] {
+            let settings = Settings { cache_bytes, eviction, prefetch: Prefetch::Auto, announce, ..FETCHING };
+            let total = run(&workload, settings).total_from(0);
+            assert!(total.hit_rate() >= 0.95, "{eviction}, {percent} %: {total:?}");
+            assert!(total.storage_bytes <= 3 * workload.dataset().bytes(), "{eviction}, {percent} %: {total:?}");
         }
     }
 }
@@ -177,7 +183,7 @@ fn random_orders_without_hints_are_no_worse_than_without_prefetch() {
                 ..FETCHING
             };
             let without = run(workload, settings).total_from(0);
-            for prefetch in [Prefetch::Sequential, Prefetch::History] {
+            for prefetch in [Prefetch::Sequential, Prefetch::History, Prefetch::Auto] {
                 let with = run(workload, Settings { prefetch, ..settings }).total_from(0);
                 let over = with.storage_bytes as f64 / without.storage_bytes as f64;
                 let lost = without.hit_rate() - with.hit_rate();

@@ -101,6 +101,7 @@ impl Volume {
     async fn fetch_page(&self, dir: &OpenDir, pages: &mut Pages, page: usize) -> Result<()> {
         let after = pages.starts[page].1.clone();
         let listing = self.client.meta().list(dir.ino, after, PAGE_ENTRIES).await?;
+        self.client.listed(pages.starts[page].0, &listing.entries);
         // An empty page that promises more would never end.
         pages.more = listing.more && !listing.entries.is_empty();
         pages.entries = listing.entries;

@@ -53,10 +53,13 @@ fn spawn(global: &Global, args: &Mount, metas: &str, cache_dir: &Path, log: File
     let program = std::env::current_exe().io(|| "find this program")?;
     let mut command = Command::new(program);
     command.arg("mount").arg("--serve-background").arg("--cache-size").arg(args.cache_size().to_string());
-    command.arg("--eviction").arg(args.eviction().name());
+    command.arg("--eviction").arg(args.eviction().name()).arg("--prefetch").arg(args.prefetch().name());
     command.arg("--cache-dir").arg(cache_dir).arg("--meta").arg(metas);
     if args.is_read_only() {
         command.arg("-oro");
+    }
+    if !args.passes_through() {
+        command.arg("-onopassthrough");
     }
     if let Some(allow) = args.allow_other() {
         command.arg(if allow { "-oallow_other" } else { "-onoallow_other" });
