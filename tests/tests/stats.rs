@@ -90,7 +90,7 @@ fn the_folder_is_in_no_listing_and_cannot_be_changed() {
     };
     fs::write(mount.join("file"), "x").expect("writes");
     assert_eq!(names(""), ["file"]);
-    assert_eq!(names(".torchfs"), ["schedule", "stats", "trace", "version"]);
+    assert_eq!(names(".torchfs"), ["control", "schedule", "stats", "trace", "version"]);
     let version = fs::read_to_string(mount.join(".torchfs/version")).expect("reads");
     assert_eq!(version.trim(), env!("CARGO_PKG_VERSION"));
 

@@ -4,11 +4,13 @@ mod mount_options;
 mod sim;
 mod trace;
 mod values;
+mod warm;
 
 pub use mount_options::{MountWord, helper};
 pub use sim::{Order, Sim};
 pub use trace::{Reads, Trace, TraceAction, TraceRecord, TraceReplay, TraceSummary};
 pub use values::{CacheSize, Remote, Size, address};
+pub use warm::Warm;
 
 use crate::exit::EXIT_CODES;
 use clap::{Args, Parser, Subcommand};
@@ -65,6 +67,8 @@ pub enum Verb {
     Recover(Recover),
     /// Show what a mount on this machine has done: opens, hits and misses of its cache, requests and how long they took
     Stats(Stats),
+    /// Bring files into the cache of a mount before they are read, or say how much of them is there
+    Warm(Warm),
     /// Copy files and folders into TorchFS
     Put(Put),
     /// Copy files and folders out of TorchFS
@@ -112,6 +116,7 @@ impl Verb {
             Verb::Umount(_) => "umount",
             Verb::Recover(_) => "recover",
             Verb::Stats(_) => "stats",
+            Verb::Warm(_) => "warm",
             Verb::Put(_) => "put",
             Verb::Get(_) => "get",
             Verb::Ls(_) => "ls",

@@ -17,6 +17,7 @@
 mod adapter;
 mod answer;
 mod caller;
+mod control;
 mod convert;
 mod errno;
 mod handles;
@@ -31,6 +32,7 @@ mod unmount;
 mod volume;
 mod watcher;
 
+pub use control::{Answer as ControlAnswer, Request as ControlRequest};
 pub use errno::errno;
 pub use stats::MountStats;
 pub use unmount::{InUse, Unmounted, clear_mountpoint, mountpoints, unmount};
@@ -43,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use torchfs_core::{Client, Error, IoContext, Kind, Result};
 use tracer::Tracer;
@@ -92,6 +95,7 @@ pub struct Mounted {
     ended: watch::Receiver<Option<Result<()>>>,
     tasks: TaskTracker,
     tracer: Arc<Tracer>,
+    control_stopped: CancellationToken,
 }
 
 /// Mounts the file system of `client` on the folder `mountpoint`. When this returns, the mount is usable. What a killed
@@ -110,7 +114,7 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
     let adapter = Adapter::new(volume.clone(), Handle::current(), tasks.clone());
     let session =
         Session::new(adapter, mountpoint, &config(&options)).map_err(|error| mount_error(mountpoint, error))?;
-    let tracer = volume.tracer.clone();
+    let (tracer, control_stopped) = (volume.tracer.clone(), volume.control.stopped());
     let (ended_in, ended) = watch::channel(None);
     let name = format!("cannot start the mount of {}", mountpoint.display());
     let mut session = ManuallyDrop::new(session.spawn().io(|| name.clone())?);
@@ -134,7 +138,7 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
         }
         volume.meta().leave().await;
     });
-    Ok(Mounted { mountpoint: mountpoint.to_owned(), ended, tasks, tracer })
+    Ok(Mounted { mountpoint: mountpoint.to_owned(), ended, tasks, tracer, control_stopped })
 }
 
 impl Mounted {
@@ -167,8 +171,9 @@ impl Mounted {
     /// As [`Mounted::wait`], or if it cannot be unmounted.
     pub async fn unmount(&self) -> Result<()> {
         if self.ended.borrow().is_none() {
-            // Whoever records would keep the mount in use for good.
+            // Whoever records would keep the mount in use for good, and whoever waits for an answer for long.
             self.tracer.stop();
+            self.control_stopped.cancel();
             let mountpoint = self.mountpoint.clone();
             // The kernel writes back and asks this very file system before the call returns.
             let unmounted = tokio::task::spawn_blocking(move || unmount::release(&mountpoint)).await;

@@ -23,10 +23,13 @@ pub enum Special {
     Trace,
     /// The orders in which files will be read.
     Schedule,
+    /// What programs ask of the mount, and what it answers.
+    Control,
 }
 
 impl Special {
-    pub const FILES: [(Special, &'static str); 4] = [
+    pub const FILES: [(Special, &'static str); 5] = [
+        (Special::Control, "control"),
         (Special::Schedule, "schedule"),
         (Special::Stats, "stats"),
         (Special::Trace, "trace"),
@@ -77,7 +80,7 @@ impl Special {
             // It tells names of folders that others may not list.
             Special::Trace => (FileKind::File, 0o400, 1),
             // Whoever may read files here may say which.
-            Special::Schedule => (FileKind::File, 0o666, 1),
+            Special::Schedule | Special::Control => (FileKind::File, 0o666, 1),
         };
         Attr {
             ino: self.ino(),

@@ -7,6 +7,7 @@ mod listing;
 
 use crate::MountOptions;
 use crate::caller::Caller;
+use crate::control::Control;
 use crate::handles::{Handles, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::orders::Orders;
@@ -78,6 +79,7 @@ pub struct Volume {
     pub told: Told,
     pub tracer: Arc<Tracer>,
     orders: Orders,
+    pub control: Control,
     /// Why the kernel takes no local files to read by itself, once that is known.
     passthrough_refused: OnceLock<String>,
     opens: AtomicU64,
@@ -98,6 +100,7 @@ impl Volume {
             told: Told::new(options.kernel_ttl),
             tracer: Arc::default(),
             orders: Orders::new(mountpoint.to_owned()),
+            control: Control::new(mountpoint.to_owned()),
             passthrough_refused,
             opens: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
@@ -128,6 +131,7 @@ impl Volume {
         if how.writer.is_some() {
             return Some(match special {
                 Special::Schedule => Ok(self.orders.open(self.handles.number())),
+                Special::Control => Ok(self.control.open(self.handles.number())),
                 _ => Special::refuse(ino).map(|()| 0),
             });
         }
@@ -137,6 +141,7 @@ impl Volume {
             Special::Version => Ok(env!("CARGO_PKG_VERSION").to_owned()),
             Special::Stats => serde_json::to_string_pretty(&self.stats(operations_in_flight)),
             Special::Schedule => self.orders.show(&self.client),
+            Special::Control => return Some(Ok(self.control.open(self.handles.number()))),
         };
         let text = text.map_err(|error| Error::caused(Kind::Io, "write it as JSON", error));
         Some(text.map(|text| self.handles.insert_text((text + "\n").into())))
@@ -336,6 +341,9 @@ impl Volume {
         if self.tracer.is_read_by(handle) {
             return Ok(self.tracer.read(len).await);
         }
+        if let Some(talk) = self.control.talk(handle) {
+            return Ok(self.control.read(&talk, &self.client, len).await);
+        }
         if let Some(text) = self.handles.text(handle) {
             let start = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
             return Ok(text.slice(start..text.len().min(start.saturating_add(len))));
@@ -347,6 +355,9 @@ impl Volume {
         if let Some(text) = self.orders.text(handle) {
             return text.write(offset, &data, caller);
         }
+        if let Some(talk) = self.control.talk(handle) {
+            return talk.write(offset, &data).await;
+        }
         let open = self.handles.file(handle)?;
         open.add_writer(caller);
         open.change().write_at(offset, data).await
@@ -355,7 +366,8 @@ impl Volume {
     /// close(2) of any descriptor of the handle: commits what was changed through it. A process that only inherited the
     /// descriptor says nothing about whether its parent is done.
     pub async fn flush(&self, handle: u64, caller: Caller) -> Result<()> {
-        if self.tracer.is_read_by(handle) || self.handles.text(handle).is_some() {
+        if self.tracer.is_read_by(handle) || self.handles.text(handle).is_some() || self.control.talk(handle).is_some()
+        {
             return Ok(());
         }
         if let Some(text) = self.orders.text(handle) {
@@ -369,6 +381,9 @@ impl Volume {
     pub async fn sync(&self, handle: u64) -> Result<()> {
         if let Some(text) = self.orders.text(handle) {
             return self.orders.take(&self.client, &text).await;
+        }
+        if self.control.talk(handle).is_some() {
+            return Ok(());
         }
         let open = self.handles.file(handle)?;
         open.take_changed();
@@ -386,7 +401,8 @@ impl Volume {
 
     /// The last reference to a handle is gone. What a memory mapping wrote after close(2) is committed here.
     pub async fn release(&self, handle: u64) -> Result<()> {
-        if self.tracer.close(handle) || self.handles.remove_text(handle) || self.orders.close(&self.client, handle) {
+        let is_text = self.tracer.close(handle) || self.handles.remove_text(handle) || self.control.close(handle);
+        if is_text || self.orders.close(&self.client, handle) {
             return Ok(());
         }
         match self.handles.remove_file(handle) {

@@ -2,6 +2,7 @@
 
 mod cat;
 mod completions;
+mod control;
 mod demo;
 mod df;
 mod du;
@@ -25,6 +26,7 @@ mod trace;
 mod tree;
 mod umount;
 mod up;
+mod warm;
 
 use crate::args::{Cli, Global, Remote, Verb};
 use crate::exit::{Exit, Failure, Outcome};
@@ -81,6 +83,7 @@ async fn file_verb(global: &Global, verb: Verb) -> Outcome {
         Verb::Get(args) => get::run(global, args).await,
         Verb::Recover(args) => recover::run(global, args).await,
         Verb::Stats(args) => stats::run(args).await,
+        Verb::Warm(args) => warm::run(global, args).await,
         Verb::Ls(args) => ls::run(global, args).await,
         Verb::Cat(args) => cat::run(global, args).await,
         Verb::Stat(args) => stat::run(global, args).await,
@@ -156,6 +159,12 @@ fn check_stdin() -> Outcome {
         return Err(Failure::usage("stdin is closed").hint(hint));
     }
     Ok(())
+}
+
+/// Runs what blocks beside the runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Failure::from(std::io::Error::other(error))))
 }
 
 /// Connects to the cluster that was given.

@@ -4,11 +4,12 @@ mod record;
 mod replay;
 mod summary;
 
+use super::blocking;
 use crate::args::{Global, Trace, TraceAction};
 use crate::exit::{Failure, Outcome};
 use crate::signal::StopSignals;
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::BufReader;
 use std::path::Path;
 use torchfs_core::{IoContext, Kind, Result};
 
@@ -31,10 +32,4 @@ fn parse<T>(path: &Path, read: impl FnOnce(BufReader<File>) -> Result<T>) -> Out
             _ => failure,
         }
     })
-}
-
-/// Runs what blocks beside the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Failure::from(io::Error::other(error))))
 }

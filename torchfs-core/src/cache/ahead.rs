@@ -3,7 +3,7 @@
 //! The rule: room is taken when a fetch begins, by [`Planner::victims`](crate::prefetch::Planner::victims), so that fetches under
 //! way cannot push out what is needed sooner. A fetch ahead that fails is nobody's error: whoever reads the file fetches it.
 
-use super::entry::{Entry, Pin};
+use super::entry::{Entry, Pin, runs_of};
 use super::{
     Brought, ByteSource, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, EpochStats, Found, Index, Pinned, Shared,
     Slot, count,
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// A file comes in parts of so many chunks: a stripe of four full shards.
-const PART_CHUNKS: u32 = 16;
+pub(super) const PART_CHUNKS: u32 = 16;
 
 /// While fewer files than these are fetched and unread, no further ones wait until there are enough for a batch.
 const AHEAD_FILES_MIN: usize = 16;
@@ -47,12 +47,22 @@ pub struct Coming {
     key: CacheKey,
     len: u64,
     parts: VecDeque<Part>,
+    asked: Asked,
+}
+
+/// Who wants what is fetched ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// An order, announced or predicted.
+    Order,
+    /// A [`Warming`](super::Warming).
+    Warming,
 }
 
 #[derive(Debug)]
 struct Part {
     range: Range<u64>,
-    sender: oneshot::Sender<Delivered>,
+    sender: oneshot::Sender<Result<Delivered>>,
 }
 
 /// Bytes on their way to the disk of the cache.
@@ -76,6 +86,12 @@ impl Coming {
         self.len
     }
 
+    /// Whether all of it is still awaited.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.parts.iter().map(|part| part.range.end - part.range.start).sum::<u64>() == self.len
+    }
+
     /// The bytes that are to be delivered next; at most 16 MiB. `None` if all are.
     #[must_use]
     pub fn awaited(&self) -> Option<Range<u64>> {
@@ -90,10 +106,15 @@ impl Coming {
         let Some(part) = self.parts.front() else { return Ok(()) };
         let expected = part.range.end - part.range.start;
         if data.len() as u64 != expected {
-            self.parts.clear();
-            return Err(Error::new(Kind::Io, format!("{} bytes came where {expected} were awaited", data.len())));
+            let error = Error::new(Kind::Io, format!("{} bytes came where {expected} were awaited", data.len()));
+            self.give_up(&error);
+            return Err(error);
         }
-        self.shared.count_fetched(expected);
+        match self.asked {
+            Asked::Order => self.shared.count_fetched(expected),
+            // It is for no epoch in particular.
+            Asked::Warming => count(&self.shared.counters.storage_bytes, expected),
+        }
         self.accept(data).await;
         Ok(())
     }
@@ -107,6 +128,13 @@ impl Coming {
             self.deliver(source.fetch(range).await?).await?;
         }
         Ok(())
+    }
+
+    /// Leaves what is still awaited to its readers, and says why.
+    pub fn give_up(&mut self, error: &Error) {
+        for part in self.parts.drain(..) {
+            part.sender.send(Err(error.clone())).ok();
+        }
     }
 
     /// Takes what another process has in the same folder; answers whether something is still awaited.
@@ -129,7 +157,7 @@ impl Coming {
         // The semaphore is never closed; a part whose sender is dropped is left to its readers.
         let permit = self.shared.unwritten.clone().acquire_many_owned(units).await;
         if let (Some(part), Ok(permit)) = (self.parts.pop_front(), permit) {
-            part.sender.send(Delivered { data, permit }).ok();
+            part.sender.send(Ok(Delivered { data, permit })).ok();
         }
     }
 }
@@ -219,7 +247,16 @@ impl Cache {
             return Vec::new();
         };
         // It fails only when the runtime ends.
-        tokio::task::spawn_blocking(move || shared.begin_batch(first, limits)).await.unwrap_or_default()
+        let begin = move || shared.begin_batch(first, limits, Asked::Order);
+        tokio::task::spawn_blocking(begin).await.unwrap_or_default()
+    }
+
+    /// Begins to fetch what is [warmed](Cache::warm).
+    pub async fn take_warmed(&self, limits: Limits) -> Vec<Coming> {
+        let shared = self.shared.clone();
+        let Some(first) = shared.index().begin_warmed(&shared) else { return Vec::new() };
+        let begin = move || shared.begin_batch(first, limits, Asked::Warming);
+        tokio::task::spawn_blocking(begin).await.unwrap_or_default()
     }
 }
 
@@ -237,17 +274,24 @@ impl Shared {
     }
 
     /// Begins a batch, and removes what leaves for it. Blocks on the disk.
-    fn begin_batch(self: &Arc<Self>, first: Begun, limits: Limits) -> Vec<Coming> {
+    fn begin_batch(self: &Arc<Self>, first: Begun, limits: Limits, asked: Asked) -> Vec<Coming> {
         let (mut coming, mut evicted, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut next = Some(first);
         while let Some(begun) = next {
             bytes += begun.entry.len;
-            coming.push(Coming::expected(self, &begun.entry));
+            coming.push(Coming::expected(self, &begun.entry, begun.runs, asked));
             evicted.extend(begun.evicted);
             let is_full = coming.len() >= limits.files || bytes >= limits.bytes;
             let mut index = self.index();
-            next = if is_full { None } else { index.begin(self, limits.ahead_bytes) };
-            index.pace = Pace { opened_bytes: 0, cut: if is_full { Cut::Yes } else { Cut::No } };
+            index.warmings.begun(begun.entry.key);
+            next = match asked {
+                _ if is_full => None,
+                Asked::Order => index.begin(self, limits.ahead_bytes),
+                Asked::Warming => index.begin_warmed(self),
+            };
+            if asked == Asked::Order {
+                index.pace = Pace { opened_bytes: 0, cut: if is_full { Cut::Yes } else { Cut::No } };
+            }
         }
         self.remove(&evicted);
         coming
@@ -255,18 +299,16 @@ impl Shared {
 }
 
 impl Coming {
-    /// Has readers of an entry that has room, and is pinned once for this, wait for all parts of it.
-    fn expected(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Coming {
+    /// Has readers of an entry, which is pinned once for this, wait for some parts of it, which have room.
+    fn expected(shared: &Arc<Shared>, entry: &Arc<Entry>, runs: Vec<Range<u32>>, asked: Asked) -> Coming {
         let pin = Pin::new(shared.clone(), entry.clone());
-        let chunks = entry.len.div_ceil(CHUNK_BYTES) as u32;
         let mut parts = VecDeque::new();
-        for start in (0..chunks).step_by(PART_CHUNKS as usize) {
-            let run = start..chunks.min(start + PART_CHUNKS);
+        for run in runs {
             let (sender, receiver) = oneshot::channel();
             parts.push_back(Part { range: entry.bytes_of(&run), sender });
             pin.clone().expect(run, receiver);
         }
-        Coming { shared: shared.clone(), key: entry.key, len: entry.len, parts }
+        Coming { shared: shared.clone(), key: entry.key, len: entry.len, parts, asked }
     }
 }
 
@@ -292,10 +334,11 @@ impl Default for Pace {
     }
 }
 
-/// A file to fetch, with room for all of it, pinned once; and what left for it.
-struct Begun {
-    entry: Arc<Entry>,
-    evicted: Vec<Arc<Entry>>,
+/// Parts of a file to fetch, with room for them, the file pinned once; and what left for it.
+pub(super) struct Begun {
+    pub entry: Arc<Entry>,
+    pub runs: Vec<Range<u32>>,
+    pub evicted: Vec<Arc<Entry>>,
 }
 
 impl Index {
@@ -307,7 +350,7 @@ impl Index {
     fn found(&self, key: CacheKey) -> Found {
         match self.slots.get(&key) {
             Some(slot) if slot.entry.is_whole() => Found::Whole,
-            Some(slot) if slot.brought == Brought::Ahead => Found::Coming,
+            Some(slot) if slot.brought != Brought::ByReader => Found::Coming,
             _ => Found::Missing,
         }
     }
@@ -324,7 +367,8 @@ impl Index {
         self.grow(wanted.key, wanted.bytes);
         self.added(wanted.key);
         self.planner.started(&wanted);
-        Some(Begun { entry, evicted })
+        let runs = runs_of(0..wanted.bytes.div_ceil(CHUNK_BYTES) as u32, PART_CHUNKS);
+        Some(Begun { entry, runs, evicted })
     }
 
     fn choose(&mut self, limit_bytes: u64, ahead_bytes_max: u64) -> Option<(Wanted, Vec<CacheKey>)> {
@@ -336,7 +380,7 @@ impl Index {
             return Some((wanted, Vec::new()));
         }
         let bytes_of = |key: CacheKey| slots.get(&key).map_or(0, |slot| slot.stored_bytes);
-        let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(|slot| slot.pins > 0);
+        let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(Slot::stays);
         let victims = planner.victims(&**policy, &wanted, missing, &bytes_of, &is_pinned)?;
         Some((wanted, victims))
     }
@@ -346,9 +390,10 @@ impl Index {
     }
 
     /// Part of a fetch ahead failed: its room is free again.
-    pub(super) fn failed(&mut self, key: CacheKey, bytes: u64) {
+    pub(super) fn failed(&mut self, key: CacheKey, bytes: u64, error: &Error) {
         self.shrink(key, bytes);
         self.planner.failed(key);
+        self.warmings.failed(key, error);
         let is_empty = |slot: &Slot| slot.stored_bytes == 0 && slot.pins == 1;
         if self.slots.get(&key).is_some_and(is_empty) {
             // Only this fetch has it pinned. It was never there, so it is not wasted.
@@ -359,8 +404,10 @@ impl Index {
 }
 
 /// What a fetch ahead came to.
-pub(super) fn received(received: std::result::Result<Delivered, oneshot::error::RecvError>) -> Result<Delivered> {
-    received.map_err(|_| Error::new(Kind::Cancelled, "it was to be fetched ahead, and was not"))
+pub(super) fn received(
+    received: std::result::Result<Result<Delivered>, oneshot::error::RecvError>,
+) -> Result<Delivered> {
+    received.unwrap_or_else(|_| Err(Error::new(Kind::Cancelled, "it was to be fetched ahead, and was not")))
 }
 
 #[cfg(test)]

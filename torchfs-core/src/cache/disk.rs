@@ -130,10 +130,15 @@ impl Disk {
 
     /// How many bytes must be freed so that `bytes` more can be written and [`reserve_bytes`] of the disk stay free.
     pub fn missing_bytes(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.free_bytes())
+    }
+
+    /// How many bytes can be written while [`reserve_bytes`] of the disk stay free.
+    pub fn free_bytes(&self) -> u64 {
         // A file system that does not say how full it is, says so when it is full.
-        let Ok(found) = rustix::fs::statvfs(&self.dir) else { return 0 };
+        let Ok(found) = rustix::fs::statvfs(&self.dir) else { return u64::MAX };
         let (free, total) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
-        (bytes + reserve_bytes(total)).saturating_sub(free)
+        free.saturating_sub(reserve_bytes(total))
     }
 
     /// Removes a file. Failing wastes space until the next start.

@@ -73,10 +73,33 @@ impl Entry {
         !self.state().chunks.contains(&Chunk::Missing)
     }
 
+    /// Whether some of it is being fetched.
+    pub fn is_under_way(&self) -> bool {
+        !self.state().flights.is_empty()
+    }
+
+    /// What is missing and not being fetched, in runs of at most `wanted` chunks.
+    pub fn idle_runs(&self, wanted: u32) -> Vec<Range<u32>> {
+        let state = self.state();
+        let (mut runs, mut at, chunks) = (Vec::new(), 0, state.chunks.len() as u32);
+        while let Some(start) = (at..chunks).find(|&chunk| state.is_wanted(chunk)) {
+            let end = (start..chunks).find(|&chunk| !state.is_wanted(chunk)).unwrap_or(chunks);
+            runs.extend(runs_of(start..end, wanted));
+            at = end;
+        }
+        runs
+    }
+
     /// The bytes of some chunks.
     pub fn bytes_of(&self, chunks: &Range<u32>) -> Range<u64> {
         u64::from(chunks.start) * CHUNK_BYTES..(u64::from(chunks.end) * CHUNK_BYTES).min(self.len)
     }
+}
+
+/// Some chunks, in runs of at most so many.
+pub(super) fn runs_of(chunks: Range<u32>, wanted: u32) -> Vec<Range<u32>> {
+    let run = |start: u32| start..chunks.end.min(start + wanted);
+    chunks.clone().step_by(wanted as usize).map(run).collect()
 }
 
 /// A place in the cache that is not removed while this lives.
@@ -461,7 +484,7 @@ impl Pin {
     }
 
     /// Has readers wait for some chunks, which have their room, until they are delivered.
-    pub fn expect(self, chunks: Range<u32>, delivery: oneshot::Receiver<Delivered>) {
+    pub fn expect(self, chunks: Range<u32>, delivery: oneshot::Receiver<Result<Delivered>>) {
         let (shared, entry) = (self.shared.clone(), self.entry.clone());
         let run = chunks.clone();
         drop(entry.state().flights.start(chunks, move |number, landed| async move {
@@ -474,7 +497,7 @@ impl Pin {
                     drop(permit);
                 }
                 Err(error) => {
-                    shared.index().failed(self.entry.key, range.end - range.start);
+                    shared.index().failed(self.entry.key, range.end - range.start, &error);
                     landing.failed(landed, error);
                 }
             }

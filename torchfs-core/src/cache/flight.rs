@@ -54,6 +54,10 @@ impl Flights {
         self.chunks.contains_key(&chunk)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
     /// Starts the fetch of some chunks. `fetch` is given a number, under which it is ended, and where its bytes go: readers have
     /// them from then on, whatever is still done with them.
     pub fn start<F>(&mut self, chunks: Range<u32>, fetch: impl FnOnce(u64, Landed) -> F) -> Flight

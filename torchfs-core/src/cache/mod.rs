@@ -17,12 +17,14 @@ mod flight;
 pub mod policy;
 mod prefetcher;
 mod siblings;
+mod warm;
 
 pub use ahead::{Coming, Limits};
 pub(crate) use disk::seats;
 pub use entry::Pinned;
 pub use epochs::EpochStats;
 pub use prefetcher::{BatchSource, Prefetcher};
+pub use warm::{Warming, Warmth};
 
 use crate::error::Result;
 use crate::ids::{ClusterId, InodeId, Version};
@@ -43,6 +45,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
+use warm::Warmings;
 
 /// The unit in which presence is known and checksums are kept. Part of the index format.
 pub const CHUNK_BYTES: u64 = 1024 * 1024;
@@ -153,6 +156,7 @@ struct Index {
     epochs: Epochs,
     ahead: Ahead,
     pace: Pace,
+    warmings: Warmings,
     used_bytes: u64,
     /// The part of it that is open and cannot be removed.
     pinned_bytes: u64,
@@ -198,6 +202,15 @@ enum Brought {
     ByReader,
     /// It was fetched ahead, and nobody has opened it since.
     Ahead,
+    /// It was [warmed](Cache::warm), and nobody has opened it since.
+    Warmed,
+}
+
+impl Slot {
+    /// Whether it cannot be removed now.
+    fn stays(&self) -> bool {
+        self.pins > 0
+    }
 }
 
 impl Cache {
@@ -217,7 +230,8 @@ impl Cache {
         let (disk, records) = Disk::open(dir, cluster)?;
         let (planner, epochs) = (Planner::new(prefetch), Epochs::default());
         let (slots, ahead, pace) = (BTreeMap::new(), Ahead::default(), Pace::default());
-        let mut index = Index { slots, policy, planner, epochs, ahead, pace, used_bytes: 0, pinned_bytes: 0 };
+        let warmings = Warmings::default();
+        let mut index = Index { slots, policy, planner, epochs, ahead, pace, warmings, used_bytes: 0, pinned_bytes: 0 };
         records.into_iter().for_each(|record| index.add_found(record));
         let (counters, index) = (Counters::default(), Mutex::new(index));
         let unwritten = Arc::new(Semaphore::new(UNWRITTEN_UNITS_MAX));
@@ -345,6 +359,7 @@ impl Shared {
         Some(removed)
     }
 
+    /// Bytes came from storage, for a reader or an order.
     fn count_fetched(&self, bytes: u64) {
         count(&self.counters.storage_bytes, bytes);
         self.index().epochs.fetched(bytes);
@@ -377,10 +392,8 @@ impl Index {
 
     /// Somebody opens it, so it was not fetched in vain.
     fn brought_by_reader(&mut self, key: CacheKey) {
-        if let Some(slot) = self.slots.get_mut(&key)
-            && slot.brought == Brought::Ahead
-        {
-            slot.brought = Brought::ByReader;
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        if std::mem::replace(&mut slot.brought, Brought::ByReader) == Brought::Ahead {
             self.ahead.remove(slot.entry.len);
         }
     }
@@ -437,7 +450,7 @@ impl Index {
         let (mut evicted, mut freed) = (Vec::new(), 0);
         while freed < bytes {
             let slots = &self.slots;
-            let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(|slot| slot.pins > 0);
+            let is_pinned = |key: CacheKey| slots.get(&key).is_some_and(Slot::stays);
             let Some(victim) = self.policy.victim(&is_pinned) else { break };
             if let Some(slot) = self.take(victim) {
                 freed += slot.stored_bytes;

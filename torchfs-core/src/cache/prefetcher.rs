@@ -1,4 +1,4 @@
-//! [`Prefetcher`]: fetches into a cache what is read next, in batches, from any [`BatchSource`].
+//! [`Prefetcher`]: fetches into a cache what is read next, or is to be warmed, in batches, from any [`BatchSource`].
 //!
 //! It has no opinions: the cache's planner says what, the source how. Nothing waits for it; what it cannot fetch is fetched by
 //! whoever reads it.
@@ -18,6 +18,9 @@ const BATCH_BYTES_MAX: u64 = 16 << 20;
 
 /// Batches under way: while one is written to the disk, the next is on the network.
 const BATCHES_MAX: usize = 3;
+
+/// So many at most when one for warming begins, so that what an order needs has not to wait for it.
+const WARM_BATCHES_MAX: usize = BATCHES_MAX - 1;
 
 /// How far ahead of the reader it fetches, where the cache is large enough: some tenths of a second of a fast network.
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
@@ -57,9 +60,16 @@ async fn run(cache: Cache, source: Arc<dyn BatchSource>) {
         while batches.len() >= BATCHES_MAX {
             batches.join_next().await;
         }
-        let batch = cache.take_wanted(limits).await;
+        let mut batch = cache.take_wanted(limits).await;
+        if batch.is_empty() && batches.len() < WARM_BATCHES_MAX {
+            batch = cache.take_warmed(limits).await;
+        }
         if batch.is_empty() {
-            cache.wanted().await;
+            let is_warming = !batches.is_empty() && cache.is_warming();
+            tokio::select! {
+                () = cache.wanted() => {}
+                Some(_) = batches.join_next(), if is_warming => {}
+            }
             continue;
         }
         let source = source.clone();

@@ -83,7 +83,7 @@ impl ClusterSource {
         if !coming.copy_from_siblings().await {
             return None;
         }
-        let is_small = coming.size() <= SMALL_BYTES_MAX;
+        let is_small = coming.size() <= SMALL_BYTES_MAX && coming.is_untouched();
         if is_small && let Some(read) = self.catalogs.read(coming.key()) {
             return Some((coming, Found::Parts(vec![(0, read)])));
         }
@@ -95,7 +95,7 @@ impl ClusterSource {
         match found {
             Ok(found) => Some((coming, found)),
             Err(error) => {
-                self.not_fetched(&coming, &error);
+                self.not_fetched(&mut coming, &error);
                 None
             }
         }
@@ -111,8 +111,9 @@ impl ClusterSource {
     }
 
     /// Whoever opens it tries again, and is told.
-    fn not_fetched(&self, coming: &Coming, error: &Error) {
+    fn not_fetched(&self, coming: &mut Coming, error: &Error) {
         tracing::debug!(%error, ino = %coming.key().ino, "not fetched ahead");
+        coming.give_up(error);
         if matches!(error.kind(), Kind::Stale | Kind::NotFound | Kind::DataLoss) {
             self.catalogs.note_moved(coming.key());
         }
@@ -121,7 +122,7 @@ impl ClusterSource {
     async fn large(&self, mut coming: Coming, base: Base) {
         let stored = Stored { base, stripes: self.stripes.clone() };
         if let Err(error) = coming.deliver_from(&stored).await {
-            self.not_fetched(&coming, &error);
+            self.not_fetched(&mut coming, &error);
         }
     }
 
@@ -156,7 +157,7 @@ impl ClusterSource {
             Err(error) => Err(error),
         };
         if let Err(error) = delivered {
-            self.not_fetched(&coming, &error);
+            self.not_fetched(&mut coming, &error);
         }
     }
 }

@@ -198,6 +198,14 @@ impl Catalogs {
         {
             return Ok(before);
         }
+        self.anew(meta, scope).await
+    }
+
+    /// As [`Catalogs::get`], listed now: files that changed while their folders did not are as they are.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn anew(&self, meta: &MetaSession, scope: Scope) -> Result<Arc<Catalog>> {
         let catalog = Arc::new(listing::list(meta, scope).await?);
         let mut known = self.known();
         known.retain(|before| !catalog.scope.covers(&before.scope));

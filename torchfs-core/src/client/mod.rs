@@ -24,6 +24,7 @@ mod small;
 mod spans;
 mod staging;
 mod tree;
+mod warm;
 mod whole;
 mod write;
 
@@ -31,6 +32,7 @@ pub use aside::{SetAside, set_aside};
 pub use file::{File, OpenMode};
 pub use schedule::{Announced, EpochOrder, PathList};
 pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
+pub use warm::{WarmOrder, Warming};
 
 use crate::cache::policy::Eviction;
 use crate::cache::{Cache, CacheKey, CacheStats, EpochStats, Prefetcher};
@@ -214,9 +216,8 @@ impl ClientBuilder {
         };
         let staging = cache.as_ref().map_or_else(std::env::temp_dir, |cache: &Cache| cache.dir().join("staging"));
         let catalogs = Arc::<Catalogs>::default();
-        let fetched_ahead = cache.clone().filter(|_| self.prefetch != Prefetch::None);
         let cluster = ClusterSource::new(meta.clone(), stripes.clone(), catalogs.clone());
-        let prefetcher = fetched_ahead.map(|cache| Prefetcher::start(cache, Arc::new(cluster)));
+        let prefetcher = cache.clone().map(|cache| Prefetcher::start(cache, Arc::new(cluster)));
         let inner = Inner {
             meta,
             small: SmallWrites::new(stripes.clone()),

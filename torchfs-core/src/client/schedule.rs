@@ -8,7 +8,7 @@ use super::path::shown;
 use super::write::blocking;
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
-use crate::prefetch::{ENTRIES_MAX, EpochProgress, Prepared, Schedule};
+use crate::prefetch::{ENTRIES_MAX, EpochProgress, Schedule};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -155,6 +155,20 @@ impl EpochOrder {
         }
     }
 
+    /// Refuses more entries than memory should be spent on.
+    pub(super) fn check_entries(&self) -> Result<()> {
+        let entries = self.share().len();
+        if entries <= ENTRIES_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "epoch {} has {entries} entries for this client, and at most {ENTRIES_MAX} are kept: announce a part at a time, as \
+             epochs of their own",
+            self.epoch,
+        );
+        Err(Error::new(Kind::TooLarge, message))
+    }
+
     /// The places in the whole order of the entries that this client reads.
     fn share(&self) -> impl ExactSizeIterator<Item = usize> + use<> {
         let (all, rank, world) = (self.all(), self.rank as usize, self.world_size as usize);
@@ -162,7 +176,7 @@ impl EpochOrder {
     }
 
     /// What has to be listed to know its files.
-    fn scope(&self) -> Scope {
+    pub(super) fn scope(&self) -> Scope {
         match &self.entries {
             Entries::Indices { folder, .. } => Scope::Tree(plain(folder).into_owned()),
             Entries::Paths(paths) => {
@@ -197,7 +211,7 @@ impl EpochOrder {
     }
 
     /// What of it is known, and the order in which it is read.
-    fn resolve(&self, catalog: &Catalog) -> Result<(Announced, Prepared)> {
+    pub(super) fn resolve(&self, catalog: &Catalog) -> Result<(Announced, Schedule)> {
         let mut announced = Announced { epoch: self.epoch, ..Announced::default() };
         let mut seen = vec![false; catalog.dataset().files().len()];
         let mut order = Vec::new();
@@ -233,7 +247,7 @@ impl EpochOrder {
         let schedule = Schedule::new(self.epoch, catalog.dataset().clone(), order)?;
         let schedule = if self.workers > 1 { schedule.with_workers(self.workers, self.batch_size) } else { schedule };
         (announced.entries, announced.bytes) = (schedule.order().len() as u64, schedule.bytes());
-        Ok((announced, schedule.into()))
+        Ok((announced, schedule))
     }
 }
 
@@ -258,15 +272,7 @@ impl Client {
         let without =
             || Error::new(Kind::Unsupported, "an order is of use with a cache only: give the client a cache folder");
         let cache = self.inner.cache.clone().ok_or_else(without)?;
-        if order.share().len() > ENTRIES_MAX {
-            let message = format!(
-                "epoch {} has {} entries for this client, and at most {ENTRIES_MAX} are kept: announce a part at a time, as \
-                 epochs of their own",
-                order.epoch,
-                order.share().len()
-            );
-            return Err(Error::new(Kind::TooLarge, message));
-        }
+        order.check_entries()?;
         let (order, scope) = blocking(move || {
             let scope = order.scope();
             Ok((order, scope))
@@ -274,8 +280,8 @@ impl Client {
         .await?;
         let catalog = self.inner.catalogs.get(self.meta(), scope).await?;
         blocking(move || {
-            let (announced, prepared) = order.resolve(&catalog)?;
-            cache.announce(prepared)?;
+            let (announced, schedule) = order.resolve(&catalog)?;
+            cache.announce(schedule)?;
             Ok(announced)
         })
         .await
@@ -296,7 +302,7 @@ impl Client {
 }
 
 /// A path in one form: no `/` at the beginning and the end, none twice, no `.`.
-fn plain(path: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn plain(path: &[u8]) -> Cow<'_, [u8]> {
     let is_idle = |part: &[u8]| part.is_empty() || part == b".";
     let start = path.iter().position(|&byte| byte != b'/').unwrap_or(path.len());
     let end = path.iter().rposition(|&byte| byte != b'/').map_or(start, |last| last + 1);

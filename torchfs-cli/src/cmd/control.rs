@@ -1,0 +1,150 @@
+//! Asking a mount on this machine through its `.torchfs/control` (docs/control.md), for the verbs that do.
+
+use super::blocking;
+use crate::exit::{Exit, Failure, Outcome};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use torchfs_core::{Error, IoContext, Kind};
+use torchfs_fuse::{ControlAnswer as Answer, ControlRequest as Request, mountpoints};
+
+/// A mount answers names within its own deadlines; one that takes longer hangs.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(70);
+
+/// How much of an order is written at once.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// A path in a mount on this machine.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub mountpoint: PathBuf,
+    /// From the root of the mount.
+    pub path: String,
+}
+
+impl Place {
+    /// Where a path is, links followed.
+    ///
+    /// # Errors
+    /// `NotFound` if there is nothing, or it is in no mount; `Unavailable` if the mount hangs.
+    pub async fn find(path: &Path) -> Outcome<Place> {
+        let shown = path.display().to_string();
+        let given = path.to_owned();
+        let finding = tokio::time::timeout(ANSWER_DEADLINE, blocking(move || find(&given))).await;
+        let hangs = |_| Err(Failure::new(Exit::Unavailable, "the mount does not answer"));
+        finding.unwrap_or_else(hangs).map_err(|failure| failure.context(shown))
+    }
+}
+
+fn find(path: &Path) -> Outcome<Place> {
+    let real = path.canonicalize().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Failure::new(Exit::NotFound, "no such file or folder"),
+        _ => Failure::from(Error::io("look for it", error)),
+    })?;
+    let mounts = mountpoints()?;
+    let around = mounts.iter().filter(|mount| real.starts_with(mount)).max_by_key(|mount| mount.as_os_str().len());
+    let Some(mountpoint) = around else {
+        let hint = match mounts.first() {
+            Some(first) => format!("give a path below {}, where one is mounted", first.display()),
+            None => "none is mounted on this machine; `torchfs mount MOUNTPOINT` mounts one".to_owned(),
+        };
+        return Err(Failure::new(Exit::NotFound, "is in no mounted TorchFS").hint(hint));
+    };
+    let below = real.strip_prefix(mountpoint).unwrap_or(&real);
+    let path = below.to_str().ok_or_else(|| {
+        let hint = "give the folder above it; names in it may be any bytes";
+        Failure::usage("a path that is not UTF-8 cannot be asked for").hint(hint)
+    })?;
+    Ok(Place { mountpoint: mountpoint.clone(), path: format!("/{path}") })
+}
+
+/// Asks a mount, with the order in a file if there is one, and gives its last answer. Others are handed to `said` as they come.
+/// Dropping it ends what is under way.
+///
+/// # Errors
+/// That the mount cannot be asked, or what it answers.
+pub async fn ask(
+    mountpoint: PathBuf,
+    request: Request,
+    order: Option<PathBuf>,
+    said: impl FnMut(&Answer) + Send + 'static,
+) -> Outcome<Answer> {
+    let stopping = Stopping::default();
+    let is_stopping = stopping.0.clone();
+    blocking(move || {
+        let file = begin(&mountpoint, &request, order.as_deref())?;
+        listen(BufReader::new(file), &is_stopping, said)
+    })
+    .await
+}
+
+/// Tells the thread that listens to stop, when nobody waits for it any more.
+#[derive(Default)]
+struct Stopping(Arc<AtomicBool>);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn begin(mountpoint: &Path, request: &Request, order: Option<&Path>) -> Outcome<File> {
+    let order = match order {
+        Some(path) => Some((path, File::open(path).io(|| format!("open {}", path.display()))?)),
+        None => None,
+    };
+    let mut file = open(mountpoint)?;
+    let mut line = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    line.push(b'\n');
+    file.write_all(&line).io(|| "ask the mount")?;
+    let Some((path, mut order)) = order else { return Ok(file) };
+    let (mut buffer, mut is_empty) = (vec![0; WRITE_BYTES], true);
+    loop {
+        let read = order.read(&mut buffer).io(|| format!("read {}", path.display()))?;
+        if read == 0 && is_empty {
+            return Err(Failure::usage(format!("{} is empty: it names no file", path.display())));
+        }
+        if read == 0 {
+            return Ok(file);
+        }
+        is_empty = false;
+        file.write_all(&buffer[..read]).io(|| format!("send {} to the mount", path.display()))?;
+    }
+}
+
+fn open(mountpoint: &Path) -> Outcome<File> {
+    let shown = String::from_utf8_lossy(mountpoint.as_os_str().as_bytes()).into_owned();
+    let opened = File::options().read(true).write(true).open(mountpoint.join(".torchfs/control"));
+    opened.map_err(|error| match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => {
+            Failure::new(Exit::Permission, format!("{shown} is mounted read-only, and takes no requests so"))
+                .hint("mount it without ro; file permissions or another mount keep it from being written to")
+        }
+        ErrorKind::NotFound => Failure::new(Exit::WrongPeer, format!("{shown} takes no requests"))
+            .hint("it is a part of a mount, or the mount of an older torchfs"),
+        _ => Failure::from(Error::io(format!("ask the mount on {shown}"), error)),
+    })
+}
+
+fn listen(mut file: impl BufRead, is_stopping: &AtomicBool, mut said: impl FnMut(&Answer)) -> Outcome<Answer> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        file.read_line(&mut line).io(|| "read the mount's answer")?;
+        if is_stopping.load(Ordering::Acquire) {
+            return Err(Failure::silent(Exit::Interrupted));
+        }
+        let answer = serde_json::from_str(&line).map_err(|error| {
+            Failure::from(Error::caused(Kind::Protocol, "the mount is of another version of torchfs", error))
+        })?;
+        match answer {
+            Answer::Failed { kind, message } => return Err(Failure::from(Error::new(kind, message))),
+            last if last.is_last() => return Ok(last),
+            other => said(&other),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Warming: [`Client::warm`] brings files into the cache before anybody reads them.
+
+use super::Client;
+use super::catalog::Scope;
+use super::path::shown;
+use super::schedule::{EpochOrder, plain};
+use super::write::blocking;
+use crate::cache::{self, Cache, CacheKey, Warmth};
+use crate::error::{Error, Kind, Result};
+use crate::meta::FileKind;
+use crate::prefetch::{DataFile, Dataset};
+use std::sync::Arc;
+
+/// Which files are to be in the cache, and in which order they come.
+///
+/// ```no_run
+/// # use torchfs_core::{Client, WarmOrder};
+/// # async fn run(client: &Client) -> torchfs_core::Result<()> {
+/// let warming = client.warm(WarmOrder::below("/train")).await?;
+/// warming.ended().await;
+/// let warmth = warming.warmth();
+/// println!("{} of {} files are in the cache", warmth.cached_files, warmth.files);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct WarmOrder {
+    path: Vec<u8>,
+    order: Option<EpochOrder>,
+}
+
+impl WarmOrder {
+    /// A file, or all files below a folder in the order of their paths.
+    #[must_use]
+    pub fn below(path: impl Into<Vec<u8>>) -> WarmOrder {
+        WarmOrder { path: path.into(), order: None }
+    }
+
+    /// Of these, the ones that an epoch's order names, in that order.
+    #[must_use]
+    pub fn in_order_of(mut self, order: EpochOrder) -> WarmOrder {
+        self.order = Some(order);
+        self
+    }
+}
+
+/// Files that are being brought into the cache. Ends when it is dropped; what has come stays.
+#[derive(Debug)]
+pub struct Warming {
+    warming: cache::Warming,
+    named: Named,
+}
+
+impl Warming {
+    /// How far it is.
+    #[must_use]
+    pub fn warmth(&self) -> Warmth {
+        self.named.add_to(self.warming.warmth())
+    }
+
+    /// Returns when nothing is to come any more: all is there, or the rest has no room or cannot be fetched.
+    pub async fn ended(&self) {
+        self.warming.ended().await;
+    }
+}
+
+/// What an order of files leads to.
+#[derive(Clone, Debug)]
+struct Named {
+    files: Arc<Dataset>,
+    order: Option<Vec<u32>>,
+    unknown: u64,
+    first_unknown: Option<String>,
+}
+
+impl Named {
+    fn all(files: Arc<Dataset>) -> Named {
+        Named { files, order: None, unknown: 0, first_unknown: None }
+    }
+
+    fn add_to(&self, warmth: Warmth) -> Warmth {
+        Warmth { unknown: self.unknown, first_unknown: self.first_unknown.clone(), ..warmth }
+    }
+}
+
+impl Client {
+    /// Brings files into the cache: those that are missing are fetched, in batches that ask each storage node once, when no
+    /// announced order wants anything. What an announced order needs does not leave for it. Files are listed as they are now.
+    ///
+    /// # Errors
+    /// `Unsupported` without a cache, `NotFound` if there is nothing at the path or the order names nothing, `InvalidInput` if it is
+    /// no file or folder, `TooLarge` for more than [`ENTRIES_MAX`](crate::prefetch::ENTRIES_MAX) files, or what metadata answers.
+    pub async fn warm(&self, order: WarmOrder) -> Result<Warming> {
+        let cache = self.cache_to_warm()?;
+        let mut named = self.named(order).await?;
+        blocking(move || {
+            let warming = cache.warm(&named.files, named.order.take());
+            Ok(Warming { warming, named })
+        })
+        .await
+    }
+
+    /// How much of some files is in the cache. Fetches nothing.
+    ///
+    /// # Errors
+    /// As [`Client::warm`].
+    pub async fn warmth(&self, order: WarmOrder) -> Result<Warmth> {
+        let cache = self.cache_to_warm()?;
+        let mut named = self.named(order).await?;
+        blocking(move || {
+            let warmth = cache.warmth(&named.files, named.order.take());
+            Ok(named.add_to(warmth))
+        })
+        .await
+    }
+
+    fn cache_to_warm(&self) -> Result<Cache> {
+        let without = || Error::new(Kind::Unsupported, "there is no cache to bring files into: give one a folder");
+        self.inner.cache.clone().ok_or_else(without)
+    }
+
+    async fn named(&self, WarmOrder { path, order }: WarmOrder) -> Result<Named> {
+        let is_root = plain(&path).is_empty();
+        let Some(order) = order else { return Ok(Named::all(self.files_at(&path).await?)) };
+        order.check_entries()?;
+        let below = if is_root { None } else { Some(self.files_at(&path).await?) };
+        let (order, scope) = blocking(move || {
+            let scope = order.scope();
+            Ok((order, scope))
+        })
+        .await?;
+        let catalog = self.inner.catalogs.anew(self.meta(), scope).await?;
+        blocking(move || {
+            let (announced, schedule) = order.resolve(&catalog)?;
+            let files = catalog.dataset().clone();
+            let is_below = |at: &u32| {
+                let key = files.files()[*at as usize].key;
+                below.as_ref().is_none_or(|below| below.as_listed(key).is_some())
+            };
+            let order = schedule.order().iter().copied().filter(is_below).collect();
+            Ok(Named {
+                files,
+                order: Some(order),
+                unknown: announced.unknown + announced.not_files,
+                first_unknown: announced.first_unknown.or(announced.first_not_file),
+            })
+        })
+        .await
+    }
+
+    /// A file, or all below a folder, as they are now.
+    async fn files_at(&self, path: &[u8]) -> Result<Arc<Dataset>> {
+        let attr = self.stat(path).await?;
+        match attr.kind {
+            FileKind::Directory => {
+                let scope = Scope::Tree(plain(path).into_owned());
+                Ok(self.inner.catalogs.anew(self.meta(), scope).await?.dataset().clone())
+            }
+            FileKind::File => {
+                let key = CacheKey { ino: attr.ino, version: attr.version };
+                Dataset::new(vec![DataFile { key, bytes: attr.size }])
+            }
+            _ => {
+                let message = format!("{} is no file or folder: only these are brought into the cache", shown(path));
+                Err(Error::new(Kind::InvalidInput, message))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "warm_test.rs"]
+mod tests;
