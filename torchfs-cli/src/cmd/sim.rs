@@ -196,7 +196,8 @@ fn above(bytes: u64, least: u64) -> String {
 fn draw(simulated: &Simulated) -> String {
     let mut series: Vec<Series> = Vec::new();
     for run in &simulated.runs {
-        let name = format!("{}, prefetch {}", run.policy, run.prefetch);
+        let told = if run.announced == "no" { "" } else { ", announced" };
+        let name = format!("{}, prefetch {}{told}", run.policy, run.prefetch);
         let point = (run.cache_bytes as f64 / simulated.bytes.max(1) as f64, run.hit_rate);
         match series.iter_mut().find(|series| series.name == name) {
             Some(series) => series.points.push(point),

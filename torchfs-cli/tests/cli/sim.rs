@@ -15,6 +15,34 @@ fn ok(words: &[&str], stdin: &[u8]) -> String {
     String::from_utf8(finished.stdout).expect("text")
 }
 
+/// The paper has 92.2, 99, 98.7 and 98.5 % for files read in the order of their listing, with first in, first out.
+#[test]
+fn the_figures_of_the_paper_come_out_of_one_command() {
+    let folder = tempfile::tempdir().expect("folder");
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/figures/run.sh");
+    let mut command = std::process::Command::new(script);
+    let finished = run(command.arg(folder.path()).env("TORCHFS", env!("CARGO_BIN_EXE_torchfs")), b"");
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(0), ""));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("made");
+    let hits = |figure: &str, prefetch: &str| -> Vec<f64> {
+        let json: Value = serde_json::from_str(&read(&format!("{figure}.json"))).expect("JSON");
+        let runs = json["runs"].as_array().expect("runs").clone();
+        let of = runs.into_iter().filter(|run| run["policy"] == "fifo" && run["prefetch"] == prefetch);
+        of.map(|run| run["hit_rate"].as_f64().expect("a rate")).collect()
+    };
+    let at_least = |rates: &[f64], least: &[f64]| {
+        assert!(rates.len() == 4 && rates.iter().zip(least).all(|(rate, least)| rate >= least), "{rates:?} {least:?}");
+    };
+    for prefetch in ["sequential", "auto"] {
+        at_least(&hits("figure4-sequential", prefetch), &[0.922, 0.99, 0.987, 0.985]);
+        let without = hits("figure3-shuffled", "none").into_iter().map(|rate| rate - 0.01);
+        at_least(&hits("figure4-shuffled", prefetch), &without.collect::<Vec<_>>());
+    }
+    at_least(&hits("figure4-shuffled", "schedule"), &[0.99; 4]);
+    assert!(read("figure3-sequential.svg").contains("read in the order of their listing"));
+    assert!(read("figure4-shuffled.txt").contains("shuffled anew each epoch"));
+}
+
 #[test]
 fn rates_come_with_their_order_as_table_json_and_picture() {
     let folder = tempfile::tempdir().expect("folder");

@@ -17,8 +17,9 @@ const URGENT_PART: u64 = 200;
 /// What it fetches is *urgent* while no more than 0.5 % of what the epoch must fetch at least (its bytes less the size of the
 /// cache) would then be fetched and not yet read, or nothing at all. So few entries can be given up per epoch for what
 /// comes before them: with each file that is read, one more that is not needed any more can give way instead.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scheduled {
+    urgent_part: u64,
     /// What was fetched and is not read yet, by place.
     ahead: BTreeMap<u64, DataFile>,
     places: HashMap<CacheKey, u64>,
@@ -29,6 +30,12 @@ pub struct Scheduled {
     failed: BTreeSet<u64>,
     /// Of the timeline to which the places belong.
     revision: u64,
+}
+
+impl Default for Scheduled {
+    fn default() -> Self {
+        Scheduled::with_urgent_part(URGENT_PART)
+    }
 }
 
 impl PrefetchPolicy for Scheduled {
@@ -70,6 +77,19 @@ impl PrefetchPolicy for Scheduled {
 }
 
 impl Scheduled {
+    /// Takes for urgent what is within another part than 0.5 % (a two hundredth) of what an epoch must fetch.
+    pub(super) fn with_urgent_part(urgent_part: u64) -> Self {
+        Scheduled {
+            urgent_part,
+            ahead: BTreeMap::new(),
+            places: HashMap::new(),
+            ahead_bytes: 0,
+            scanned: HashMap::new(),
+            failed: BTreeSet::new(),
+            revision: 0,
+        }
+    }
+
     /// Of the entries that are neither read nor held nor too large the one that is nearest to its head.
     fn search(&mut self, timeline: &Timeline, view: &View<'_>) -> Option<(u64, DataFile)> {
         let stretches = timeline.stretches();
@@ -105,7 +125,7 @@ impl Scheduled {
 
     fn urgency(&self, timeline: &Timeline, place: u64, bytes: u64, limit_bytes: u64) -> Urgency {
         let must = timeline.epoch_bytes(place).unwrap_or(0).saturating_sub(limit_bytes);
-        let fits = self.ahead.is_empty() || self.ahead_bytes + bytes <= must / URGENT_PART;
+        let fits = self.ahead.is_empty() || self.ahead_bytes + bytes <= must / self.urgent_part;
         if fits { Urgency::Urgent } else { Urgency::Ahead }
     }
 

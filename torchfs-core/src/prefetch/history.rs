@@ -17,6 +17,10 @@ const DISBELIEVED_OPENS: u32 = 8;
 /// Fewer files than these are in any order by chance.
 const FILES_MIN: usize = 2 * SLACK as usize;
 
+/// As [`Scheduled`] has it, and three times as much: an order that repeats misses the same run of files in each epoch, with no hit
+/// in between that would let the window grow.
+const URGENT_PART: u64 = 64;
+
 /// Predicted epochs are numbered from here, so that any order that somebody announces takes their place.
 pub const PREDICTED_EPOCHS: u64 = 1 << 63;
 
@@ -25,7 +29,7 @@ const FILES_MAX: usize = 1 << 18;
 
 /// Remembers the order in which files are opened until one is opened again: an epoch. When the next one begins in the same
 /// order, it is announced, as if somebody had said so, and followed as by [`Scheduled`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct History {
     scheduled: Scheduled,
     last: Option<Order>,
@@ -33,6 +37,18 @@ pub struct History {
     /// Opens of this epoch that were not where the last order has them.
     strayed: u32,
     prediction: Option<Prediction>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        History {
+            scheduled: Scheduled::with_urgent_part(URGENT_PART),
+            last: None,
+            current: Order::default(),
+            strayed: 0,
+            prediction: None,
+        }
+    }
 }
 
 /// Files in the order in which they were opened.
