@@ -50,7 +50,7 @@ async fn watch(volume: &Volume, to_tell: mpsc::Sender<Vec<Change>>) {
 /// What others changed of what the kernel knows.
 fn to_forget(volume: &Volume, changes: Changes) -> Vec<Change> {
     let own = volume.meta().client();
-    let others = changes.changed.into_iter().flatten().filter(|changed| changed.by != own);
+    let others = changes.changed.into_iter().flatten().filter(|changed| changed.by.client != own);
     others.flat_map(|changed| changed.what).filter(|change| volume.told.take(change)).collect()
 }
 

@@ -3,7 +3,7 @@
 //! It lies in memory and is bounded: who asks for more than it remembers is told that everything may have changed. It never
 //! tells less than what happened, and may tell more.
 
-use crate::ids::{ClientId, InodeId};
+use crate::ids::{ClientId, InodeId, RequestId};
 use crate::meta::Name;
 use crate::settings::{WATCH_CHANGES_MAX, WATCH_WAIT};
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,8 @@ pub enum Change {
 /// What one client's request changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// Who asked for it.
-    pub by: ClientId,
+    /// What asked for it.
+    pub by: RequestId,
     /// What it changed.
     pub what: Vec<Change>,
 }
@@ -129,7 +129,7 @@ impl Feed {
     pub fn last_change_by(&self, client: ClientId, number: u64) -> u64 {
         let recent = self.recent();
         let mut before = recent.entries.iter().rev().skip_while(|(other, _)| *other > number);
-        let last = before.find(|(_, changed)| changed.by == client).map_or(recent.complete_after, |(other, _)| *other);
+        let last = before.find(|(_, changed)| changed.by.client == client).map_or(recent.complete_after, |(other, _)| *other);
         last.min(number)
     }
 
@@ -157,7 +157,7 @@ impl Feed {
     fn has_news(&self, watch: Watch) -> bool {
         let recent = self.recent();
         let Some(seen) = recent.known(watch.seen) else { return true };
-        recent.after(seen).any(|(_, changed)| changed.by != watch.client)
+        recent.after(seen).any(|(_, changed)| changed.by.client != watch.client)
     }
 
     /// What changed after `seen`, or the beginning of it.
@@ -200,7 +200,8 @@ mod tests {
     use crate::settings::WATCH_GATHER;
 
     fn by(client: u64, inos: impl IntoIterator<Item = u64>) -> Changed {
-        Changed { by: ClientId(client), what: inos.into_iter().map(|ino| Change::Inode(InodeId(ino))).collect() }
+        let by = RequestId { client: ClientId(client), sequence: 1 };
+        Changed { by, what: inos.into_iter().map(|ino| Change::Inode(InodeId(ino))).collect() }
     }
 
     fn watch(seen: u64) -> Watch {

@@ -1,13 +1,14 @@
 //! Time is the test's own: it passes only when everybody waits.
 
 use super::*;
-use crate::ids::InodeId;
+use crate::ids::{InodeId, RequestId};
 use crate::meta::{Change, Changed};
 
 const LENGTH: Duration = Duration::from_secs(1);
 const NOW: Option<Duration> = Some(Duration::ZERO);
 const HOLDER: ClientId = ClientId(1);
 const OTHER: ClientId = ClientId(2);
+const BY_OTHER: RequestId = RequestId { client: OTHER, sequence: 1 };
 
 struct Rig {
     feed: Feed,
@@ -22,7 +23,7 @@ impl Rig {
     }
 
     fn change(&self, number: u64) {
-        self.feed.push(number, Changed { by: OTHER, what: vec![Change::Inode(InodeId(number))] });
+        self.feed.push(number, Changed { by: BY_OTHER, what: vec![Change::Inode(InodeId(number))] });
     }
 
     async fn watch(&self, client: ClientId, seen: Option<u64>) -> Changes {
@@ -112,7 +113,7 @@ async fn an_answer_that_leaves_out_something_gives_no_lease() {
     use crate::settings::WATCH_CHANGES_MAX;
     let rig = Rig::new();
     let many =
-        |from: u64| Changed { by: OTHER, what: (from..from + 3000).map(|ino| Change::Inode(InodeId(ino))).collect() };
+        |from: u64| Changed { by: BY_OTHER, what: (from..from + 3000).map(|ino| Change::Inode(InodeId(ino))).collect() };
     rig.feed.push(2, many(0));
     rig.feed.push(3, many(3000));
     rig.feed.push(4, many(6000));

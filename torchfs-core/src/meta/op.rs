@@ -53,7 +53,7 @@ pub enum XattrMode {
 /// A mutation of the namespace or of the cluster's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MetaOp {
-    /// Makes an inode under a name, with content at once if given (regular files). Answers `Attr`.
+    /// Makes an inode under a name, with content at once if given (regular files). Answers `Named`.
     Create {
         /// The folder.
         parent: InodeId,
@@ -66,7 +66,7 @@ pub enum MetaOp {
         /// First content.
         content: Option<ContentChange>,
     },
-    /// Gives an inode (not a folder) another name. Answers `Attr`.
+    /// Gives an inode (not a folder) another name. Answers `Named`.
     Link {
         /// The inode.
         ino: InodeId,
@@ -75,14 +75,14 @@ pub enum MetaOp {
         /// The new name.
         name: Name,
     },
-    /// Removes a name that is not a folder's. Answers `Attr` as it is afterwards (`nlink` may be 0).
+    /// Removes a name that is not a folder's. Answers `Named`, the inode as it is afterwards (`nlink` may be 0).
     Unlink {
         /// The folder.
         parent: InodeId,
         /// The name.
         name: Name,
     },
-    /// Removes an empty folder. Answers `Attr` as it is afterwards (`nlink` is 0).
+    /// Removes an empty folder. Answers `Named`, the inode as it is afterwards (`nlink` is 0).
     Rmdir {
         /// The folder that holds it.
         parent: InodeId,
@@ -228,6 +228,13 @@ pub enum MetaReply {
         /// What had the new name before: swapped, or one name poorer.
         other: Option<InodeId>,
     },
+    /// A name was made or removed.
+    Named {
+        /// What it leads or led to, as it is now.
+        attr: Attr,
+        /// Its folder as it is now.
+        folder: Attr,
+    },
 }
 
 /// A mutation as a client sends it.
@@ -362,11 +369,20 @@ impl MetaOp {
 }
 
 impl MetaReply {
-    /// The inodes in it.
+    /// The inode that it is about.
+    #[must_use]
+    pub fn attr(&self) -> Option<&Attr> {
+        match self {
+            MetaReply::Attr(attr) | MetaReply::Named { attr, .. } | MetaReply::Renamed { moved: attr, .. } => Some(attr),
+            MetaReply::Done | MetaReply::Batch(_) | MetaReply::Registered { .. } | MetaReply::Stripes(_) => None,
+        }
+    }
+
+    /// The inodes in it which the operation does not name.
     #[must_use]
     pub fn touches(&self) -> Vec<Change> {
         match self {
-            MetaReply::Attr(attr) => vec![Change::Inode(attr.ino)],
+            MetaReply::Attr(attr) | MetaReply::Named { attr, .. } => vec![Change::Inode(attr.ino)],
             MetaReply::Renamed { moved, other } => [moved.ino].into_iter().chain(*other).map(Change::Inode).collect(),
             MetaReply::Batch(replies) => replies.iter().flatten().flat_map(MetaReply::touches).collect(),
             MetaReply::Done | MetaReply::Registered { .. } | MetaReply::Stripes(_) => Vec::new(),

@@ -153,7 +153,8 @@ impl MetaSession {
     }
 
     async fn apply_for_attr(&self, op: MetaOp) -> Result<Attr> {
-        expect_variant!(self.apply(op).await?, MetaReply::Attr(attr) => attr)
+        let reply = self.apply(op).await?;
+        expect_variant!(reply, MetaReply::Attr(attr) | MetaReply::Named { attr, .. } => attr)
     }
 
     async fn apply_for_done(&self, op: MetaOp) -> Result<()> {

@@ -131,7 +131,7 @@ impl Known {
 }
 
 /// Whether an error is the metadata's own decision about the operation, so that it certainly was not done.
-fn is_decided(kind: Kind) -> bool {
+pub(super) fn is_decided(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::NotFound | Kind::Exists | Kind::NotDirectory | Kind::IsDirectory | Kind::Stale | Kind::InvalidInput

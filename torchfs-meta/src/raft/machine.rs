@@ -195,7 +195,7 @@ impl StateStore {
                     let (time, command) = proposal.decode()?;
                     changed.time = time.max(record.time);
                     (batch, outcome) = state::apply(&kv, changed.time, &command)?;
-                    told = Some(Changed { by: command.request.client, what: state::changes(&batch) });
+                    told = Some(Changed { by: command.request, what: state::changes(&batch) });
                 }
             }
             batch.changes.push((RECORD.to_vec(), Some(encode(&changed)?)));

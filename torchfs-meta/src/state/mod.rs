@@ -37,9 +37,9 @@ pub use standalone::Standalone;
 pub use totals::{Totals, abandoned, fs_stat, garbage_shards, has_orphans, horizon, map, next_stripe, nodes, totals};
 
 use crate::kv::{KvRead, WriteBatch};
-use torchfs_core::meta::{Change, Command, InternalOp, MetaOp, MetaReply, Timestamp};
+use torchfs_core::meta::{Attr, Change, Command, InternalOp, MetaOp, MetaReply, Timestamp};
 use torchfs_core::settings::BATCH_OPS_MAX;
-use torchfs_core::{Kind, Result};
+use torchfs_core::{InodeId, Kind, Result};
 use tx::{Abort, Outcome, Tx, fail};
 
 /// Applies a command at a time that its proposer chose: the writes that do it, and its answer.
@@ -109,11 +109,21 @@ fn attempt(tx: &mut Tx<'_>, time: Timestamp, op: &MetaOp) -> Outcome<Result<Meta
 fn run(tx: &mut Tx<'_>, time: Timestamp, op: &MetaOp) -> Outcome<MetaReply> {
     match op {
         MetaOp::Create { parent, name, inode, if_exists, content } => {
-            dir::create(tx, time, (*parent, name), inode, *if_exists, content.as_ref()).map(MetaReply::Attr)
+            let attr = dir::create(tx, time, (*parent, name), inode, *if_exists, content.as_ref())?;
+            named(tx, *parent, attr)
         }
-        MetaOp::Link { ino, parent, name } => dir::link(tx, time, *ino, (*parent, name)).map(MetaReply::Attr),
-        MetaOp::Unlink { parent, name } => dir::unlink(tx, time, (*parent, name)).map(MetaReply::Attr),
-        MetaOp::Rmdir { parent, name } => dir::rmdir(tx, time, (*parent, name)).map(MetaReply::Attr),
+        MetaOp::Link { ino, parent, name } => {
+            let attr = dir::link(tx, time, *ino, (*parent, name))?;
+            named(tx, *parent, attr)
+        }
+        MetaOp::Unlink { parent, name } => {
+            let attr = dir::unlink(tx, time, (*parent, name))?;
+            named(tx, *parent, attr)
+        }
+        MetaOp::Rmdir { parent, name } => {
+            let attr = dir::rmdir(tx, time, (*parent, name))?;
+            named(tx, *parent, attr)
+        }
         MetaOp::Rename { parent, name, new_parent, new_name, mode } => {
             rename::rename(tx, time, (*parent, name), (*new_parent, new_name), *mode)
         }
@@ -144,6 +154,10 @@ fn run_internal(tx: &mut Tx<'_>, time: Timestamp, op: &InternalOp) -> Outcome<Me
         }
         InternalOp::Damaged(shards) => stripe::mark_bad(tx, shards).map(done),
     }
+}
+
+fn named(tx: &Tx<'_>, folder: InodeId, attr: Attr) -> Outcome<MetaReply> {
+    Ok(MetaReply::Named { attr, folder: inode::get(tx, folder)?.attr(folder) })
 }
 
 fn done((): ()) -> MetaReply {

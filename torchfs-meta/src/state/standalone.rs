@@ -101,7 +101,7 @@ impl Standalone {
         let what = changes(&batch);
         self.kv.write(batch, self.durability)?;
         turn.applied += 1;
-        self.feed.push(turn.applied, Changed { by: command.request.client, what });
+        self.feed.push(turn.applied, Changed { by: command.request, what });
         answer
     }
 

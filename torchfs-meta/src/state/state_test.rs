@@ -92,7 +92,7 @@ fn one_stripe(id: u64, offset: u64, len: u32) -> ContentChange {
 fn a_file_is_made_read_overwritten_and_collected() {
     let mut machine = Machine::founded();
     let reply = machine.run(create(InodeId::ROOT, "a", Some(one_stripe(1, 0, 1000)))).expect("creates");
-    let MetaReply::Attr(attr) = reply else { panic!("{reply:?}") };
+    let attr = reply.attr().expect("an inode");
     assert_eq!((attr.size, attr.allocated), (1000, 1000));
     machine.sound();
     let answer = query(&machine.kv, &MetaQuery::Open(attr.ino)).expect("opens");
@@ -135,7 +135,8 @@ async fn keeps_the_contract_of_every_metadata_store() {
 #[test]
 fn a_file_of_many_extents_is_kept_in_small_records() {
     let mut machine = Machine::founded();
-    let MetaReply::Attr(attr) = machine.run(create(InodeId::ROOT, "a", None)).expect("creates") else { panic!() };
+    let reply = machine.run(create(InodeId::ROOT, "a", None)).expect("creates");
+    let attr = reply.attr().expect("an inode");
     let (one, other) = (stripe(1, 1000), stripe(2, 1000));
     let every_other = |from: u64, count: u64, stripe: &Stripe| ContentChange {
         extents: (from..from + count)
@@ -247,7 +248,8 @@ fn nothing_happens_before_the_cluster_is_founded() {
 fn the_only_time_is_the_one_given() {
     let mut machine = Machine::founded();
     machine.now = -7;
-    let MetaReply::Attr(attr) = machine.run(create(InodeId::ROOT, "a", None)).expect("creates") else { panic!() };
+    let reply = machine.run(create(InodeId::ROOT, "a", None)).expect("creates");
+    let attr = reply.attr().expect("an inode");
     assert_eq!([attr.atime, attr.mtime, attr.ctime], [time(-7); 3]);
 }
 

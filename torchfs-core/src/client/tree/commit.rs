@@ -227,13 +227,15 @@ impl OpQueue {
     /// If the answer says that the cluster fails, not this operation.
     pub fn answered(&mut self, op: Op, reply: Result<MetaReply>) -> Result<Vec<Outcome>> {
         let failed = match reply {
-            Ok(MetaReply::Attr(attr)) => op.slot.map_or_else(Vec::new, |slot| self.know(slot, attr.ino)),
-            // Something waits for the number that is not in this answer.
-            Ok(other) if op.slot.is_some() => {
-                let message = format!("metadata gave an answer of the wrong kind: {other:?}");
-                return Err(Error::new(Kind::Protocol, message).context(op.path.display()));
-            }
-            Ok(_) => Vec::new(),
+            Ok(reply) => match (op.slot, reply.attr()) {
+                (Some(slot), Some(attr)) => self.know(slot, attr.ino),
+                // Something waits for the number that is not in this answer.
+                (Some(_), None) => {
+                    let message = format!("metadata gave an answer of the wrong kind: {reply:?}");
+                    return Err(Error::new(Kind::Protocol, message).context(op.path.display()));
+                }
+                (None, _) => Vec::new(),
+            },
             Err(error) if is_of_the_cluster(error.kind()) => return Err(error.context(op.path.display())),
             Err(error) if error.kind() == Kind::Exists && op.what.can_replace() => return Ok(vec![Outcome::Taken(op)]),
             Err(error) => return Ok(self.failed(op, error)),

@@ -6,7 +6,7 @@ use super::plan::pieces;
 use super::{BYTES_IN_FLIGHT, stripes_in_flight};
 use crate::error::{Context, Error, IoContext, Kind, Result};
 use crate::layout::{Extent, Profile, Stripe, StripeShape};
-use crate::meta::{Attr, ContentChange, FileKind, IfExists, MetaOp, MetaReply, NewInode, NewKind, SetTime};
+use crate::meta::{Attr, ContentChange, FileKind, IfExists, MetaOp, NewInode, NewKind, SetTime};
 use crate::settings::SHARD_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -38,10 +38,9 @@ pub(super) async fn put_reader(
     let inode = NewInode { kind: NewKind::File, mode: mode & 0o7777, uid, gid, mtime: None };
     let if_exists = IfExists::Replace;
     let op = MetaOp::Create { parent: resolved.parent, name, inode, if_exists, content: Some(content) };
-    match client.meta().apply(op).await.context(shown)? {
-        MetaReply::Attr(attr) => Ok(attr),
-        other => Err(Error::new(Kind::Protocol, format!("metadata gave an answer of the wrong kind: {other:?}"))),
-    }
+    let reply = client.meta().apply(op).await.context(shown)?;
+    let nonsense = || Error::new(Kind::Protocol, format!("metadata gave an answer of the wrong kind: {reply:?}"));
+    reply.attr().cloned().ok_or_else(nonsense)
 }
 
 /// A stream's content on storage nodes, of which metadata knows nothing yet.

@@ -1,7 +1,9 @@
 //! [`Ahead`]: which part of a folder to ask for before its names are looked up. Bookkeeping only.
 //!
 //! The rule: a folder in which names are looked up one after the other is listed from there on, with all that opening its files
-//! takes; and more of it only as long as what was listed is used, so that a few names of a large folder stay cheap.
+//! takes; and more of it only as long as what was listed is used, so that a few names of a large folder stay cheap. One in
+//! which names are looked up that are not there, as before each file that is made, is listed from the beginning, for as many
+//! entries as those lookups cost.
 
 use crate::ids::InodeId;
 use crate::meta::{MetaQuery, Name};
@@ -21,6 +23,9 @@ const ENTRIES_MAX: u32 = 1024;
 /// One of so many entries that were listed must have been used before more are.
 const USED_PART: u64 = 16;
 
+/// Entries that may be listed for each name that was not there: about as much work for a metadata node as one more lookup.
+const ENTRIES_PER_ABSENT: u64 = 64;
+
 /// Lists folders ahead of lookups.
 #[derive(Debug, Default)]
 pub struct Ahead {
@@ -37,12 +42,16 @@ struct Folder {
     used: u64,
     listed: u64,
     next_entries: u32,
+    /// Lookups of names that are not there, and were not answered from memory.
+    absent: u64,
+    /// Entries that were asked for because of them.
+    named: u64,
     is_listing: bool,
 }
 
 impl Folder {
     fn new(ino: InodeId) -> Self {
-        Folder { ino, missed: 0, used: 0, listed: 0, next_entries: FIRST_ENTRIES, is_listing: false }
+        Folder { ino, missed: 0, used: 0, listed: 0, next_entries: FIRST_ENTRIES, absent: 0, named: 0, is_listing: false }
     }
 }
 
@@ -61,14 +70,30 @@ impl Ahead {
         Some(MetaQuery::List { ino: parent, after: Some(name.clone()), limit, extents: true })
     }
 
-    /// A lookup was answered from memory.
+    /// A name that is not there was looked up, and that was not known; up to where the folder's names are known, if from the
+    /// beginning. What to ask now, if anything: [`Ahead::listed`] follows.
+    pub fn absent(&mut self, parent: InodeId, upto: Option<Option<Name>>) -> Option<MetaQuery> {
+        let folder = self.folder(parent);
+        folder.absent += 1;
+        let room = (folder.absent * ENTRIES_PER_ABSENT).saturating_sub(folder.named);
+        let page = (u64::from(LOOKUPS_MIN) * ENTRIES_PER_ABSENT).max(folder.named).min(u64::from(ENTRIES_MAX));
+        let is_whole = upto == Some(None);
+        if folder.is_listing || is_whole || room < page {
+            return None;
+        }
+        folder.is_listing = true;
+        folder.named += page;
+        Some(MetaQuery::List { ino: parent, after: upto.flatten(), limit: page as u32, extents: false })
+    }
+
+    /// A lookup that found something was answered from memory.
     pub fn used(&mut self, parent: InodeId) {
         if let Some(folder) = self.folders.iter_mut().rev().find(|folder| folder.ino == parent) {
             folder.used += 1;
         }
     }
 
-    /// So much came.
+    /// The page came, with so many entries that may be used.
     pub fn listed(&mut self, parent: InodeId, entries: usize) {
         let folder = self.folder(parent);
         folder.is_listing = false;
@@ -122,6 +147,26 @@ mod tests {
             (0..expected).for_each(|_| ahead.used(FOLDER));
             expected = (expected * 2).min(ENTRIES_MAX);
         }
+    }
+
+    #[test]
+    fn names_that_are_not_there_have_it_listed_from_the_beginning_for_what_they_cost() {
+        let mut ahead = Ahead::default();
+        let (mut upto, mut asked) = (None, 0);
+        for absent in 1..=1000 {
+            if let Some(MetaQuery::List { ino: FOLDER, after, limit, extents: false }) =
+                ahead.absent(FOLDER, upto.clone())
+            {
+                assert_eq!(Some(after.clone()), upto.clone().or(Some(None)), "it goes on where it ended");
+                assert_eq!(ahead.absent(FOLDER, upto.clone()), None, "one at a time");
+                ahead.listed(FOLDER, 0);
+                upto = Some(Some(name(absent)));
+                asked += u64::from(limit);
+            }
+            assert!(asked <= 2 * u64::from(absent) * ENTRIES_PER_ABSENT);
+        }
+        assert!(asked > 50_000, "{asked}");
+        assert!((0..100).all(|_| ahead.absent(FOLDER, Some(None)).is_none()), "all of it is known");
     }
 
     #[test]

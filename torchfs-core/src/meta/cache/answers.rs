@@ -4,10 +4,14 @@
 //! may share with others; a piece counts if it was asked for after the moment in its slot. So nothing needs to be found and
 //! removed, and an answer that was under way while its subject changed does not count from the beginning.
 
-use crate::error::{Error, Result};
+use super::names::FolderNames;
+use super::told::Told;
+use crate::error::{Error, Kind, Result};
 use crate::ids::{InodeId, StripeId};
 use crate::layout::Stripe;
-use crate::meta::{Attr, Change, Content, DirEntry, FileKind, Listing, MetaAnswer, MetaQuery, Name, XattrName};
+use crate::meta::{
+    Attr, Change, Content, DirEntry, FileKind, Listing, MetaAnswer, MetaOp, MetaQuery, MetaReply, Name, XattrName,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::size_of;
@@ -24,7 +28,7 @@ pub struct Moment(u64);
 
 /// Which piece of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
+pub(super) enum Key {
     Attr(InodeId),
     Content(InodeId),
     Parent(InodeId),
@@ -38,7 +42,7 @@ enum Key {
 }
 
 #[derive(Clone, Debug)]
-enum Piece {
+pub(super) enum Piece {
     Attr(Attr),
     Content(Content),
     Ino(InodeId),
@@ -50,7 +54,7 @@ enum Piece {
 
 /// An entry of a page without its attributes, which are a piece of their own.
 #[derive(Clone, Debug)]
-struct Listed {
+pub(super) struct Listed {
     name: Name,
     ino: InodeId,
     target: Option<Vec<u8>>,
@@ -74,6 +78,38 @@ pub struct Answers {
     young_bytes: usize,
     /// What was not used since `young` was last full; it goes when `young` is full again.
     old: HashMap<Key, Kept>,
+    names: FolderNames,
+}
+
+impl Key {
+    /// What it hangs on.
+    pub fn subject(&self) -> Change {
+        match self {
+            Key::Entry(parent, name) => Change::Name(*parent, name.clone()),
+            key => Change::Inode(key.ino()),
+        }
+    }
+
+    fn ino(&self) -> InodeId {
+        match self {
+            Key::Attr(ino)
+            | Key::Content(ino)
+            | Key::Parent(ino)
+            | Key::Target(ino)
+            | Key::Xattrs(ino)
+            | Key::Xattr(ino, _)
+            | Key::Missing(ino, _)
+            | Key::Entry(ino, _)
+            | Key::Page(ino, ..) => *ino,
+        }
+    }
+
+    fn slot(&self) -> usize {
+        match self {
+            Key::Entry(parent, name) => slot(*parent, Some(name)),
+            key => slot(key.ino(), None),
+        }
+    }
 }
 
 impl Answers {
@@ -103,6 +139,39 @@ impl Answers {
         self.all_changed = self.now;
         self.changed = vec![Moment::default(); SLOTS];
         (self.young, self.old, self.young_bytes) = (HashMap::new(), HashMap::new(), 0);
+        self.names = FolderNames::default();
+    }
+
+    /// An operation of this client was sent at `sent` and is done: what it touches is forgotten, and what its answer tells
+    /// is known, unless something else came between.
+    pub fn done(&mut self, sent: Moment, op: &MetaOp, reply: &MetaReply) {
+        if self.changed.is_empty() {
+            return;
+        }
+        let touched: Vec<Change> = op.touches().into_iter().chain(reply.touches()).collect();
+        let told = Told::by(op, reply);
+        let pieces: Vec<_> = told.pieces.into_iter().filter(|(key, _)| self.counts(key.slot(), sent)).collect();
+        let made: Vec<_> = told.made.into_iter().filter(|ino| self.counts(slot(*ino, None), sent)).collect();
+        let folders: Vec<InodeId> = touched.iter().filter_map(|change| self.named_folder(change)).collect();
+        self.forget(&touched);
+        let now = self.now;
+        made.into_iter().for_each(|ino| self.names.made(now, ino));
+        folders.into_iter().for_each(|ino| self.names.renew(now, ino));
+        told.names.iter().for_each(|(folder, name)| self.names.add(*folder, name));
+        told.removed.into_iter().for_each(|ino| self.names.forget(ino));
+        pieces.into_iter().for_each(|(key, piece)| self.put(key, now, piece));
+    }
+
+    /// The folder, if its names are known.
+    fn named_folder(&self, change: &Change) -> Option<InodeId> {
+        let Change::Inode(ino) = change else { return None };
+        let asked = self.names.asked(*ino)?;
+        self.counts(slot(*ino, None), asked).then_some(*ino)
+    }
+
+    /// Up to which name it is known what names the folder has: all, if that is `None`.
+    pub fn names_upto(&self, folder: InodeId) -> Option<Option<&Name>> {
+        self.named_folder(&Change::Inode(folder)).and_then(|folder| self.names.upto(folder))
     }
 
     /// What the question was answered with, if that can still be said.
@@ -112,12 +181,17 @@ impl Answers {
                 if let Some(Piece::Failure(error)) = self.get(Key::Missing(*parent, name.clone())) {
                     return Some(Err(error.clone()));
                 }
-                match self.get(Key::Entry(*parent, name.clone()))? {
-                    Piece::Ino(ino) => {
+                match self.get(Key::Entry(*parent, name.clone())) {
+                    Some(Piece::Ino(ino)) => {
                         let ino = *ino;
                         MetaAnswer::Attr(self.attr(ino)?)
                     }
-                    _ => return None,
+                    Some(_) => return None,
+                    None => {
+                        let folder = self.named_folder(&Change::Inode(*parent))?;
+                        let missing = || Error::new(Kind::NotFound, format!("there is no '{name}'"));
+                        return self.names.lacks(folder, name).then(|| Err(missing()));
+                    }
                 }
             }
             MetaQuery::Attr(ino) => MetaAnswer::Attr(self.attr(*ino)?),
@@ -181,10 +255,11 @@ impl Answers {
                 self.put_attr(asked, parent);
             }
             (MetaQuery::List { ino, after, limit, extents: false }, Ok(MetaAnswer::Listing(listing))) => {
-                self.learn_page(asked, Key::Page(ino, after, limit), ino, listing);
+                self.learn_entries(asked, ino, after.as_ref(), listing);
+                self.learn_page(asked, Key::Page(ino, after, limit), listing);
             }
-            (MetaQuery::List { ino, extents: true, .. }, Ok(MetaAnswer::Listing(listing))) => {
-                self.learn_entries(asked, ino, listing);
+            (MetaQuery::List { ino, after, extents: true, .. }, Ok(MetaAnswer::Listing(listing))) => {
+                self.learn_entries(asked, ino, after.as_ref(), listing);
                 self.learn_contents(asked, listing);
             }
             (MetaQuery::Lookup { parent, name }, Err(error)) if is_outcome(error) => {
@@ -204,15 +279,18 @@ impl Answers {
         }
     }
 
-    fn learn_page(&mut self, asked: Moment, key: Key, dir: InodeId, listing: &Listing) {
+    fn learn_page(&mut self, asked: Moment, key: Key, listing: &Listing) {
         let listed =
             |entry: &DirEntry| Listed { name: entry.name.clone(), ino: entry.attr.ino, target: entry.target.clone() };
         let entries = listing.entries.iter().map(listed).collect();
         self.put(key, asked, Piece::Page { entries, more: listing.more });
-        self.learn_entries(asked, dir, listing);
     }
 
-    fn learn_entries(&mut self, asked: Moment, dir: InodeId, listing: &Listing) {
+    fn learn_entries(&mut self, asked: Moment, dir: InodeId, after: Option<&Name>, listing: &Listing) {
+        let is_known = self.named_folder(&Change::Inode(dir)).is_some();
+        if self.counts(slot(dir, None), asked) && (after.is_none() || is_known) {
+            self.names.listed(asked, dir, after, listing);
+        }
         for entry in &listing.entries {
             self.put(Key::Entry(dir, entry.name.clone()), asked, Piece::Ino(entry.attr.ino));
             self.put_attr(asked, &entry.attr);
@@ -235,7 +313,7 @@ impl Answers {
     }
 
     fn put(&mut self, key: Key, asked: Moment, piece: Piece) {
-        if self.changed.is_empty() || !self.counts(&key, asked) {
+        if !self.counts(key.slot(), asked) {
             return;
         }
         let bytes = bytes_of(&key, &piece);
@@ -258,22 +336,11 @@ impl Answers {
             self.put(key.clone(), kept.asked, kept.piece);
         }
         let asked = self.young.get(&key)?.asked;
-        if self.counts(&key, asked) { self.young.get(&key).map(|kept| &kept.piece) } else { None }
+        if self.counts(key.slot(), asked) { self.young.get(&key).map(|kept| &kept.piece) } else { None }
     }
 
-    /// Whether nothing came between.
-    fn counts(&self, key: &Key, asked: Moment) -> bool {
-        let slot = match key {
-            Key::Entry(parent, name) => slot(*parent, Some(name)),
-            Key::Attr(ino)
-            | Key::Content(ino)
-            | Key::Parent(ino)
-            | Key::Target(ino)
-            | Key::Xattrs(ino)
-            | Key::Xattr(ino, _)
-            | Key::Missing(ino, _)
-            | Key::Page(ino, ..) => slot(*ino, None),
-        };
+    /// Whether nothing came between, as far as anybody watches.
+    fn counts(&self, slot: usize, asked: Moment) -> bool {
         asked >= self.all_changed && self.changed.get(slot).is_some_and(|changed| asked >= *changed)
     }
 }
@@ -290,7 +357,6 @@ fn key_of_plain(query: &MetaQuery) -> Option<Key> {
 
 /// Whether the failure says something of the namespace, and not of this attempt.
 fn is_outcome(error: &Error) -> bool {
-    use crate::error::Kind;
     matches!(error.kind(), Kind::NotFound | Kind::NoAttribute)
 }
 
@@ -327,4 +393,4 @@ impl Listed {
 
 #[cfg(test)]
 #[path = "answers_test.rs"]
-mod answers_test;
+pub(super) mod test;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::error::Kind;
 use crate::ids::Version;
-use crate::meta::{FileKind, Timestamp};
+use crate::meta::{IfExists, NewInode, NewKind, Timestamp};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
@@ -26,6 +26,10 @@ fn attr(ino: u64) -> Attr {
         xattr_bytes: 0,
         profile: None,
     }
+}
+
+pub fn entry(text: &str) -> DirEntry {
+    DirEntry { name: name(text), attr: attr(9), target: None, extents: Vec::new() }
 }
 
 fn remembering() -> Answers {
@@ -153,4 +157,104 @@ fn it_is_bounded_and_keeps_what_is_used() {
     let too_large = Ok(MetaAnswer::Bytes(vec![0; BYTES_MAX]));
     answers.learn(answers.now(), target(1), &too_large);
     assert_eq!(answers.answer(&target(1)), None);
+}
+
+fn create(parent: u64, text: &str) -> MetaOp {
+    let inode = NewInode { kind: NewKind::File, mode: 0o644, uid: 0, gid: 0, mtime: None };
+    MetaOp::Create { parent: InodeId(parent), name: name(text), inode, if_exists: IfExists::Fail, content: None }
+}
+
+fn unlink(parent: u64, text: &str) -> MetaOp {
+    MetaOp::Unlink { parent: InodeId(parent), name: name(text) }
+}
+
+fn named(ino: u64, folder: u64) -> MetaReply {
+    MetaReply::Named { attr: attr(ino), folder: Attr { kind: FileKind::Directory, ..attr(folder) } }
+}
+
+fn lookup_in(parent: u64, text: &str) -> MetaQuery {
+    MetaQuery::Lookup { parent: InodeId(parent), name: name(text) }
+}
+
+/// Whether a lookup is answered with this inode, that there is nothing, or not at all.
+fn leads_to(answers: &mut Answers, parent: u64, text: &str) -> Option<Option<u64>> {
+    match answers.answer(&lookup_in(parent, text))? {
+        Ok(MetaAnswer::Attr(attr)) => Some(Some(attr.ino.0)),
+        Err(error) if error.kind() == Kind::NotFound => Some(None),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A folder 5 that this client made.
+fn with_folder() -> Answers {
+    let mut answers = remembering();
+    let folder = Attr { kind: FileKind::Directory, size: 0, ..attr(5) };
+    answers.done(answers.now(), &create(1, "folder"), &MetaReply::Named { attr: folder, folder: attr(1) });
+    answers
+}
+
+#[test]
+fn the_answer_to_an_operation_is_as_good_as_one_to_a_question() {
+    let mut answers = with_folder();
+    assert_eq!(leads_to(&mut answers, 1, "folder"), Some(Some(5)));
+    assert_eq!(leads_to(&mut answers, 5, "a"), Some(None));
+    assert_eq!(leads_to(&mut answers, 1, "a"), None, "that folder is not new");
+    answers.done(answers.now(), &create(5, "a"), &named(7, 5));
+    assert_eq!(leads_to(&mut answers, 5, "a"), Some(Some(7)));
+    assert_eq!(leads_to(&mut answers, 5, "b"), Some(None));
+    let folder = answers.answer(&MetaQuery::Attr(InodeId(5))).expect("is known");
+    assert_eq!(folder, Ok(MetaAnswer::Attr(Attr { kind: FileKind::Directory, ..attr(5) })));
+    answers.done(answers.now(), &unlink(5, "a"), &named(7, 5));
+    assert_eq!(leads_to(&mut answers, 5, "a"), None);
+    assert_eq!(leads_to(&mut answers, 5, "b"), Some(None));
+}
+
+#[test]
+fn what_came_between_an_operation_and_its_answer_makes_it_worthless() {
+    for change in [Change::Inode(InodeId(5)), Change::Inode(InodeId(7)), Change::Name(InodeId(5), name("a"))] {
+        let mut answers = with_folder();
+        let sent = answers.now();
+        answers.forget([&change]);
+        answers.done(sent, &create(5, "a"), &named(7, 5));
+        let of_folder = change == Change::Inode(InodeId(5));
+        assert_eq!(leads_to(&mut answers, 5, "a").is_some(), of_folder, "{change:?}: the name and the file only");
+        assert_eq!(answers.answer(&MetaQuery::Attr(InodeId(5))).is_none(), of_folder, "{change:?}");
+        assert_eq!(leads_to(&mut answers, 5, "b").is_none(), of_folder, "{change:?}");
+    }
+}
+
+#[test]
+fn a_batch_tells_what_is_so_at_its_end() {
+    let mut answers = with_folder();
+    let ops = vec![create(5, "a"), create(5, "b"), unlink(5, "a"), create(5, "c")];
+    let failed = Err(Error::new(Kind::Exists, "'c' exists"));
+    let replies = vec![Ok(named(7, 5)), Ok(named(8, 5)), Ok(named(7, 5)), failed];
+    answers.done(answers.now(), &MetaOp::Batch(ops), &MetaReply::Batch(replies));
+    assert_eq!(leads_to(&mut answers, 5, "a"), None);
+    assert_eq!(leads_to(&mut answers, 5, "b"), Some(Some(8)));
+    assert_eq!(leads_to(&mut answers, 5, "d"), Some(None));
+}
+
+#[test]
+fn a_folder_that_was_listed_to_its_end_lacks_all_other_names() {
+    let mut answers = remembering();
+    let page = |after: Option<&str>, names: &[&str], more| {
+        let query = MetaQuery::List { ino: InodeId(1), after: after.map(name), limit: 2, extents: false };
+        let entries = names.iter().map(|text| entry(text)).collect();
+        (query, Ok(MetaAnswer::Listing(Listing { entries, stripes: Vec::new(), more })))
+    };
+    let (first, second) = (page(None, &["b", "d"], true), page(Some("d"), &["f"], false));
+    answers.learn(answers.now(), first.0.clone(), &first.1);
+    assert_eq!(["a", "c", "e"].map(|text| leads_to(&mut answers, 1, text)), [Some(None), Some(None), None]);
+    // Another made a name while the second page was asked for.
+    let asked = answers.now();
+    answers.forget([&Change::Inode(InodeId(1)), &Change::Name(InodeId(1), name("a"))]);
+    answers.learn(asked, second.0.clone(), &second.1);
+    assert_eq!(["a", "c", "e", "g"].map(|text| leads_to(&mut answers, 1, text)), [None; 4]);
+    // A second page tells nothing of what is before it.
+    answers.learn(answers.now(), second.0.clone(), &second.1);
+    assert_eq!(["a", "c", "e", "g"].map(|text| leads_to(&mut answers, 1, text)), [None; 4]);
+    answers.learn(answers.now(), first.0, &first.1);
+    answers.learn(answers.now(), second.0, &second.1);
+    assert_eq!(["a", "c", "e", "g"].map(|text| leads_to(&mut answers, 1, text)), [Some(None); 4]);
 }

@@ -5,9 +5,12 @@
 
 mod ahead;
 mod answers;
+mod names;
+mod told;
 
-use super::{Change, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Watch, Wish};
-use crate::error::Result;
+use super::unnamed::is_decided;
+use super::{Change, Changed, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Name, Watch, Wish};
+use crate::error::{Kind, Result};
 use crate::ids::{ClientId, InodeId};
 use crate::settings::{LEASE, LEASE_IDLE, LEASE_MARGIN};
 use ahead::Ahead;
@@ -39,16 +42,30 @@ struct State {
     asked: Option<Instant>,
     /// There are no more leases.
     has_left: bool,
+    /// The last request of this client of which nobody knows what became.
+    lost: Option<u64>,
 }
 
 impl State {
     /// What memory says, if it may be trusted.
     fn recall(&mut self, query: &MetaQuery) -> Option<Result<MetaAnswer>> {
         let answer = self.lease.filter(Lease::holds).and_then(|_| self.answers.answer(query))?;
-        if let MetaQuery::Lookup { parent, .. } = query {
+        if let (MetaQuery::Lookup { parent, .. }, Ok(_)) = (query, &answer) {
             self.ahead.used(*parent);
         }
         Some(answer)
+    }
+
+    /// Which page of a folder to ask for after this answer to a lookup in it, if any.
+    fn page_ahead(&mut self, folder: InodeId, name: &Name, answer: &Result<MetaAnswer>) -> Option<MetaQuery> {
+        match answer {
+            Ok(_) => self.ahead.missed(folder, name),
+            Err(error) if error.kind() == Kind::NotFound => {
+                let upto = self.answers.names_upto(folder).map(Option::<&Name>::cloned);
+                self.ahead.absent(folder, upto)
+            }
+            Err(_) => None,
+        }
     }
 
     fn wish(&self) -> Wish {
@@ -79,15 +96,22 @@ fn slept() -> Duration {
     boot.saturating_sub(read(ClockId::Monotonic))
 }
 
-/// Has the cache forget what an operation touches however it ends, a dropped future included.
-struct Forget<'a> {
+/// Has the cache forget what an operation touches if it has no answer, as when the future is dropped; and once more when it
+/// is told that it was done all the same.
+struct Lost<'a> {
     cache: &'a MetaCache,
     touched: Vec<Change>,
+    request: u64,
+    is_answered: bool,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for Lost<'_> {
     fn drop(&mut self) {
-        self.cache.forget(&self.touched);
+        if !self.is_answered {
+            let mut state = self.cache.state();
+            state.lost = state.lost.max(Some(self.request));
+            state.answers.forget(&self.touched);
+        }
     }
 }
 
@@ -113,10 +137,19 @@ impl MetaCache {
 
     /// [`MetaStore::apply`].
     pub async fn apply(&self, command: Command) -> Result<MetaReply> {
-        let mut forget = Forget { cache: self, touched: command.op.touches() };
-        let reply = self.store.apply(command).await?;
-        forget.touched.extend(reply.touches());
-        Ok(reply)
+        let (request, touched) = (command.request.sequence, command.op.touches());
+        // Who does not watch remembers nothing.
+        let watched = {
+            let state = self.state();
+            state.seen.map(|_| (state.answers.now(), command.op.clone()))
+        };
+        let mut lost = Lost { cache: self, touched, request, is_answered: false };
+        let answer = self.store.apply(command).await;
+        lost.is_answered = answer.as_ref().map_or_else(|error| is_decided(error.kind()), |_| true);
+        if let (Some((sent, op)), Ok(reply)) = (watched, &answer) {
+            self.state().answers.done(sent, &op, reply);
+        }
+        answer
     }
 
     /// [`MetaStore::query`].
@@ -133,8 +166,8 @@ impl MetaCache {
         let Some(asked) = asked else { return self.store.query(query).await };
         let answer = self.store.query(query.clone()).await;
         let mut state = self.state();
-        if let (MetaQuery::Lookup { parent, name }, Ok(_)) = (&query, &answer)
-            && let Some(page) = state.ahead.missed(*parent, name)
+        if let MetaQuery::Lookup { parent, name } = &query
+            && let Some(page) = state.page_ahead(*parent, name, &answer)
         {
             self.list_ahead(&mut state, *parent, page);
         }
@@ -149,7 +182,10 @@ impl MetaCache {
         state.listing.spawn(async move {
             let answer = store.query(page.clone()).await;
             let Some(cache) = cache.upgrade() else { return };
-            let entries = if let Ok(MetaAnswer::Listing(listing)) = &answer { listing.entries.len() } else { 0 };
+            let entries = match (&page, &answer) {
+                (MetaQuery::List { extents: true, .. }, Ok(MetaAnswer::Listing(listing))) => listing.entries.len(),
+                _ => 0,
+            };
             let mut state = cache.state();
             state.ahead.listed(folder, entries);
             state.answers.learn(asked, page, &answer);
@@ -164,7 +200,12 @@ impl MetaCache {
         let mut state = self.state();
         let continues = state.seen.is_some_and(|seen| from.is_some_and(|from| from <= seen));
         match &changes.changed {
-            Some(changed) if continues => state.answers.forget(changed.iter().flat_map(|changed| &changed.what)),
+            Some(changed) if continues => {
+                let lost = state.lost;
+                // What it did itself it has been answered.
+                let is_news = |changed: &&Changed| changed.by.client != client || Some(changed.by.sequence) <= lost;
+                state.answers.forget(changed.iter().filter(is_news).flat_map(|changed| &changed.what));
+            }
             _ => state.answers.forget_all(),
         }
         state.seen = state.seen.max(Some(changes.upto));

@@ -4,7 +4,7 @@ use super::{Case, ROOT, inode, lay, name, refused};
 use crate::error::Kind;
 use crate::ids::{InodeId, NodeId, StripeId};
 use crate::layout::{Extent, Stripe};
-use crate::meta::{ContentChange, IfExists, MetaOp, MetaReply, NewInode, NewKind, SetTime, Timestamp};
+use crate::meta::{ContentChange, IfExists, MetaOp, NewInode, NewKind, SetTime, Timestamp};
 
 fn extent(offset: u64, len: u32, stripe: &Stripe, stripe_offset: u32) -> Extent {
     Extent { offset, len, stripe: stripe.id, stripe_offset }
@@ -69,10 +69,7 @@ pub(super) async fn replace(case: Case) {
     let create = async |mode: u32, content: Option<ContentChange>| {
         let (new, if_exists) = (NewInode { mode, ..inode(NewKind::File) }, IfExists::Replace);
         let op = MetaOp::Create { parent: ROOT, name: name("f"), inode: new, if_exists, content };
-        match case.meta.apply(op).await.expect("creates") {
-            MetaReply::Attr(attr) => attr,
-            other => panic!("{other:?}"),
-        }
+        case.meta.apply(op).await.expect("creates").attr().expect("an inode").clone()
     };
     let made = create(0o600, Some(lay(&one, 0, 1000))).await;
     assert_eq!((made.size, made.mode), (1000, 0o600));

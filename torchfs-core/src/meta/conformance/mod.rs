@@ -33,6 +33,7 @@ where
 {
     let case = || async { Case::new(fresh().await) };
     Box::pin(names::entries(case().await)).await;
+    Box::pin(names::answers_of_changes(case().await)).await;
     Box::pin(names::folders(case().await)).await;
     Box::pin(names::hard_links_and_orphans(case().await)).await;
     Box::pin(names::rename(case().await)).await;

@@ -5,7 +5,8 @@ use crate::error::Kind;
 use crate::ids::InodeId;
 use crate::layout::Profile;
 use crate::meta::{
-    Attr, AttrChange, FileKind, IfExists, NewInode, NewKind, RenameMode, SetTime, Timestamp, XattrMode, XattrName,
+    Attr, AttrChange, FileKind, IfExists, MetaOp, MetaReply, NewInode, NewKind, RenameMode, SetTime, Timestamp, XattrMode,
+    XattrName,
 };
 
 pub(super) async fn entries(case: Case) {
@@ -40,6 +41,31 @@ pub(super) async fn entries(case: Case) {
     let root = case.attr(ROOT).await;
     assert_eq!((root.nlink, root.size), (3, 7));
     pages(&case, &names).await;
+}
+
+/// The answer to what makes or removes a name is what a question would be answered then.
+pub(super) async fn answers_of_changes(case: Case) {
+    let folder = case.make(ROOT, "folder", NewKind::Directory).await.ino;
+    let make = |text: &str, kind: NewKind, if_exists: IfExists| {
+        let inode = NewInode { mtime: Some(Timestamp { seconds: 9, nanos: 0 }), ..inode(kind) };
+        MetaOp::Create { parent: folder, name: name(text), inode, if_exists, content: None }
+    };
+    let file = case.meta.apply(make("file", NewKind::File, IfExists::Fail)).await.expect("creates");
+    let ino = file.attr().expect("an inode").ino;
+    let ops = [
+        make("file", NewKind::File, IfExists::Keep),
+        make("file", NewKind::File, IfExists::Replace),
+        make("folder", NewKind::Directory, IfExists::Fail),
+        MetaOp::Link { ino, parent: folder, name: name("link") },
+        MetaOp::Unlink { parent: folder, name: name("file") },
+        MetaOp::Rmdir { parent: folder, name: name("folder") },
+        MetaOp::Unlink { parent: folder, name: name("link") },
+    ];
+    for op in ops {
+        let reply = case.meta.apply(op.clone()).await.expect("is done");
+        let MetaReply::Named { attr, folder: now } = reply else { panic!("{op:?}: {reply:?}") };
+        assert_eq!((&attr, &now), (&case.attr(attr.ino).await, &case.attr(folder).await), "{op:?}");
+    }
 }
 
 async fn pages(case: &Case, names: &[&str]) {

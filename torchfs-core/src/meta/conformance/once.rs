@@ -12,7 +12,7 @@ fn create(text: &str) -> MetaOp {
 pub(super) async fn retries(case: Case) {
     let send = |sequence, answered_below, op| case.store().apply(command(5, sequence, answered_below, op));
     let first = send(1, 0, create("a")).await.expect("creates");
-    let MetaReply::Attr(made) = &first else { panic!("{first:?}") };
+    let made = first.attr().expect("an inode");
     // A retry after the answer was lost makes no second inode and reports no failure.
     assert_eq!(send(1, 0, create("a")).await.expect("the same answer"), first);
     refused(send(2, 0, create("a")).await, Kind::Exists);
@@ -23,7 +23,7 @@ pub(super) async fn retries(case: Case) {
     assert_eq!(case.listed(ROOT).await, [""; 0]);
     // The same number of another client is another request.
     let other = case.store().apply(command(6, 1, 0, create("a"))).await.expect("creates");
-    assert!(matches!(other, MetaReply::Attr(attr) if attr.ino != made.ino));
+    assert!(other.attr().is_some_and(|attr| attr.ino != made.ino));
     // A later request may overtake an earlier one.
     send(9, 3, create("nine")).await.expect("creates");
     send(4, 3, create("four")).await.expect("creates");

@@ -42,7 +42,7 @@ impl Watcher {
                     answer = &mut work, if done.is_none() => done = Some(answer),
                     changes = self.watch() => {
                         for changed in changes.changed.expect("it remembers what has only just happened") {
-                            self.by.insert(changed.by);
+                            self.by.insert(changed.by.client);
                             told.extend(changed.what);
                         }
                     }

@@ -74,7 +74,7 @@ impl MemoryMeta {
         let answer = model.apply(command);
         what.extend(model.involved(&command.op));
         model.applied += 1;
-        self.feed.push(model.applied, Changed { by: command.request.client, what: what.into_iter().collect() });
+        self.feed.push(model.applied, Changed { by: command.request, what: what.into_iter().collect() });
         (answer, model.applied)
     }
 
@@ -236,11 +236,21 @@ impl Model {
                 Ok(MetaReply::Batch(ops.iter().map(run).collect()))
             }
             MetaOp::Create { parent, name, inode, if_exists, content } => {
-                self.create(*parent, name, inode, *if_exists, content.as_ref()).map(MetaReply::Attr)
+                let attr = self.create(*parent, name, inode, *if_exists, content.as_ref())?;
+                self.named_reply(*parent, attr)
             }
-            MetaOp::Link { ino, parent, name } => self.link(*ino, *parent, name).map(MetaReply::Attr),
-            MetaOp::Unlink { parent, name } => self.unlink(*parent, name).map(MetaReply::Attr),
-            MetaOp::Rmdir { parent, name } => self.rmdir(*parent, name).map(MetaReply::Attr),
+            MetaOp::Link { ino, parent, name } => {
+                let attr = self.link(*ino, *parent, name)?;
+                self.named_reply(*parent, attr)
+            }
+            MetaOp::Unlink { parent, name } => {
+                let attr = self.unlink(*parent, name)?;
+                self.named_reply(*parent, attr)
+            }
+            MetaOp::Rmdir { parent, name } => {
+                let attr = self.rmdir(*parent, name)?;
+                self.named_reply(*parent, attr)
+            }
             MetaOp::Rename { parent, name, new_parent, new_name, mode } => {
                 self.rename((*parent, name), (*new_parent, new_name), *mode)
             }
@@ -255,6 +265,10 @@ impl Model {
             }
             MetaOp::Internal(op) => self.run_internal(op),
         }
+    }
+
+    fn named_reply(&self, folder: InodeId, attr: Attr) -> Result<MetaReply> {
+        Ok(MetaReply::Named { attr, folder: self.attr(folder)? })
     }
 
     /// What an operation touches, and the inodes that the names in it lead to now: all that it can change.
