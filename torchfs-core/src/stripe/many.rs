@@ -27,7 +27,9 @@ const REQUESTS_IN_FLIGHT: usize = 16;
 const RETRIES_IN_FLIGHT: usize = 16;
 /// A request of many reads seeks more than one of the same size: it is given so much more time before it counts as late.
 const PATIENCE_FACTOR: u32 = 4;
-const PATIENCE_MIN: Duration = Duration::from_millis(250);
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
+/// For a node that was late again and again: long enough to find out that it is well again.
+const PATIENCE_WITH_THE_LATE: Duration = Duration::from_millis(20);
 
 /// Where a shard's bytes are: a shard of one node.
 type Place = (NodeId, ShardId);
@@ -69,9 +71,12 @@ impl StripeIo {
     async fn get_many(&self, node: NodeId, request: Request) -> Vec<Got> {
         let began = Instant::now();
         let reads = request.reads.clone();
-        let patience = self.shared.latencies.patience(node, request.bytes) * PATIENCE_FACTOR;
+        let patience = match self.shared.latencies.patience(node, request.bytes) {
+            Duration::ZERO => PATIENCE_WITH_THE_LATE,
+            usual => (usual * PATIENCE_FACTOR).max(PATIENCE_MIN),
+        };
         let answers = ask(&self.shared.stores, node, |store| async move { store.get_many(reads).await });
-        let answers = match tokio::time::timeout(patience.max(PATIENCE_MIN), answers).await {
+        let answers = match tokio::time::timeout(patience, answers).await {
             Ok(Ok(answers)) if answers.len() == request.reads.len() => answers,
             Ok(Ok(answers)) => {
                 tracing::warn!(%node, asked = request.reads.len(), answered = answers.len(), "answers are missing");

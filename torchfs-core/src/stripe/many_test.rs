@@ -90,6 +90,29 @@ async fn a_hung_node_does_not_hold_up_the_others() {
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_known_to_hang_is_hardly_waited_for_and_is_trusted_again() {
+    let rig = Rig::new(6);
+    let (stripe, content) = rig.write(Profile::DEFAULT, LEN, 4).await;
+    assert_all(&rig, files(&stripe), &content).await;
+    rig.make(Trouble::Hangs, &stripe, 1);
+    for _ in 0..3 {
+        assert_all(&rig, files(&stripe), &content).await;
+    }
+    let began = Instant::now();
+    for _ in 0..10 {
+        assert_all(&rig, files(&stripe), &content).await;
+    }
+    let each = began.elapsed() / 10;
+    assert!(each < Duration::from_millis(50), "{each:?}");
+
+    (1..=6).for_each(|node| rig.set(node, None));
+    assert_all(&rig, files(&stripe), &content).await;
+    rig.take_requests();
+    assert_all(&rig, files(&stripe), &content).await;
+    assert!(rig.take_requests().iter().all(|node| node.get == 0), "its answers count again");
+}
+
 #[tokio::test]
 async fn each_read_has_its_own_error() {
     let rig = Rig::new(6);
