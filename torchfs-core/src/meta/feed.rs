@@ -129,7 +129,8 @@ impl Feed {
     pub fn last_change_by(&self, client: ClientId, number: u64) -> u64 {
         let recent = self.recent();
         let mut before = recent.entries.iter().rev().skip_while(|(other, _)| *other > number);
-        let last = before.find(|(_, changed)| changed.by.client == client).map_or(recent.complete_after, |(other, _)| *other);
+        let last =
+            before.find(|(_, changed)| changed.by.client == client).map_or(recent.complete_after, |(other, _)| *other);
         last.min(number)
     }
 

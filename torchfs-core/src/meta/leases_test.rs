@@ -112,8 +112,10 @@ async fn a_holder_that_does_not_take_in_what_it_is_told_loses_its_lease() {
 async fn an_answer_that_leaves_out_something_gives_no_lease() {
     use crate::settings::WATCH_CHANGES_MAX;
     let rig = Rig::new();
-    let many =
-        |from: u64| Changed { by: BY_OTHER, what: (from..from + 3000).map(|ino| Change::Inode(InodeId(ino))).collect() };
+    let many = |from: u64| Changed {
+        by: BY_OTHER,
+        what: (from..from + 3000).map(|ino| Change::Inode(InodeId(ino))).collect(),
+    };
     rig.feed.push(2, many(0));
     rig.feed.push(3, many(3000));
     rig.feed.push(4, many(6000));

@@ -373,7 +373,9 @@ impl MetaReply {
     #[must_use]
     pub fn attr(&self) -> Option<&Attr> {
         match self {
-            MetaReply::Attr(attr) | MetaReply::Named { attr, .. } | MetaReply::Renamed { moved: attr, .. } => Some(attr),
+            MetaReply::Attr(attr) | MetaReply::Named { attr, .. } | MetaReply::Renamed { moved: attr, .. } => {
+                Some(attr)
+            }
             MetaReply::Done | MetaReply::Batch(_) | MetaReply::Registered { .. } | MetaReply::Stripes(_) => None,
         }
     }

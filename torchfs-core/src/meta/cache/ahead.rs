@@ -51,7 +51,16 @@ struct Folder {
 
 impl Folder {
     fn new(ino: InodeId) -> Self {
-        Folder { ino, missed: 0, used: 0, listed: 0, next_entries: FIRST_ENTRIES, absent: 0, named: 0, is_listing: false }
+        Folder {
+            ino,
+            missed: 0,
+            used: 0,
+            listed: 0,
+            next_entries: FIRST_ENTRIES,
+            absent: 0,
+            named: 0,
+            is_listing: false,
+        }
     }
 }
 

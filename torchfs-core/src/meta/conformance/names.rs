@@ -5,8 +5,8 @@ use crate::error::Kind;
 use crate::ids::InodeId;
 use crate::layout::Profile;
 use crate::meta::{
-    Attr, AttrChange, FileKind, IfExists, MetaOp, MetaReply, NewInode, NewKind, RenameMode, SetTime, Timestamp, XattrMode,
-    XattrName,
+    Attr, AttrChange, FileKind, IfExists, MetaOp, MetaReply, NewInode, NewKind, RenameMode, SetTime, Timestamp,
+    XattrMode, XattrName,
 };
 
 pub(super) async fn entries(case: Case) {
