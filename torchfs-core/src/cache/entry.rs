@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// Files of up to this many chunks are fetched whole.
+/// Files of up to this many chunks are fetched whole. [`FORESEEN_BYTES_MAX`](crate::prefetch::FORESEEN_BYTES_MAX) rests on it.
 const WHOLE_CHUNKS_MAX: u32 = 4;
 
 /// Most chunks fetched at a time for a sequential reader: a stripe of four full shards.

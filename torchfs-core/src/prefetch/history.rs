@@ -1,6 +1,8 @@
 //! Fetching in the order of the last epoch, when that is seen to repeat.
 
-use super::{DataFile, Dataset, PrefetchEvent, PrefetchPolicy, Schedule, Scheduled, Timeline, View, Wanted};
+use super::{
+    DataFile, Dataset, FORESEEN_BYTES_MAX, PrefetchEvent, PrefetchPolicy, Schedule, Scheduled, Timeline, View, Wanted,
+};
 use crate::cache::CacheKey;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,6 +72,7 @@ struct Prediction {
 impl PrefetchPolicy for History {
     fn note(&mut self, event: PrefetchEvent<'_>, timeline: &mut Timeline) {
         if let PrefetchEvent::Opened(file) = event
+            && file.bytes <= FORESEEN_BYTES_MAX
             && self.record(file)
         {
             self.predict(file, timeline);

@@ -71,6 +71,10 @@ use std::str::FromStr;
 /// Fetching further ahead than this part of the cache (a quarter) does more harm than good.
 pub const AHEAD_PART: u64 = 4;
 
+/// Larger files are not foreseen, only announced: 4 MiB. Up to here a file is fetched whole by whoever reads the first byte of it,
+/// so fetching it ahead brings nothing that its reader would not; of a larger one a program may want no more than the beginning.
+pub const FORESEEN_BYTES_MAX: u64 = 4 << 20;
+
 /// A file to fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {

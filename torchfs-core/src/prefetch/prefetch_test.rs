@@ -206,6 +206,28 @@ fn what_an_order_names_is_not_guessed_and_all_else_is() {
 }
 
 #[test]
+fn large_files_are_fetched_ahead_when_they_are_announced_and_not_on_a_guess() {
+    let large = |file: u32| file % 2 == 1;
+    let file = |file| DataFile { key: key(file), bytes: if large(file) { FORESEEN_BYTES_MAX + 1 } else { 10 } };
+    let mut rig = Rig::new(Prefetch::Auto, 0);
+    (rig.limit_bytes, rig.ahead_bytes_max) = (1 << 40, 1 << 38);
+    rig.dataset = Dataset::new((0..200).map(file).collect()).expect("a dataset");
+    rig.planner.listed(0, rig.dataset.files());
+    let mut fetched = Vec::new();
+    for _ in 0..2 {
+        rig.held.clear();
+        for at in 0..100 {
+            drop(rig.planner.opened(file(at)));
+            rig.held.insert(key(at));
+            fetched.extend(rig.fetch());
+        }
+    }
+    assert!(fetched.len() > 90 && !fetched.iter().any(|&file| large(file)), "{fetched:?}");
+    rig.announce(0, &[151, 152]);
+    assert_eq!(rig.fetch(), [151, 152]);
+}
+
+#[test]
 fn an_order_that_repeats_is_foreseen() {
     let mut rig = Rig::new(Prefetch::History, 2000);
     let order: Vec<u32> = (0..1000).map(|at| at * 7 % 1000).collect();

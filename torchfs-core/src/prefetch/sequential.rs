@@ -1,6 +1,6 @@
 //! Fetching in the order of the folders' listings, as long as that is how files are read.
 
-use super::{AHEAD_PART, DataFile, PrefetchEvent, PrefetchPolicy, Timeline, Urgency, View, Wanted};
+use super::{AHEAD_PART, DataFile, FORESEEN_BYTES_MAX, PrefetchEvent, PrefetchPolicy, Timeline, Urgency, View, Wanted};
 use crate::cache::CacheKey;
 use crate::cache::policy::Plan;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -26,7 +26,7 @@ const TRUST_REGAINED_OPENS: u32 = 64;
 /// on into the next. When one turns away from what was fetched for it, the next must be followed four times as long before
 /// anything is fetched; so readers in no order, or who soon leave it, cost almost nothing.
 ///
-/// Files that an announced order names are left to that.
+/// Files that an announced order names are left to that, and large ones to their readers: [`FORESEEN_BYTES_MAX`].
 #[derive(Debug)]
 pub struct Sequential {
     listed: VecDeque<DataFile>,
@@ -170,7 +170,7 @@ impl Sequential {
     fn search(&mut self, timeline: &Timeline, view: &View<'_>) -> Option<DataFile> {
         for at in (0..self.streams.len()).rev() {
             while let Some(file) = self.predicted(at) {
-                let fits = file.bytes > 0 && file.bytes <= view.limit_bytes;
+                let fits = file.bytes > 0 && file.bytes <= view.limit_bytes.min(FORESEEN_BYTES_MAX);
                 if fits && !(view.is_held)(file.key) && timeline.plan(file.key) == Plan::Unknown {
                     return Some(file);
                 }
