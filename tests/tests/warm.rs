@@ -1,4 +1,5 @@
-//! `torchfs warm` on mounts of a cluster of processes: what it brings is there, and nothing is brought twice.
+//! `torchfs warm` and `torchfs pin` on mounts of a cluster of processes: what is brought is there, nothing is brought twice, and what is
+//! pinned stays.
 
 use serde_json::Value;
 use std::fs::{self, File};
@@ -196,4 +197,100 @@ fn a_mount_that_ends_does_not_wait_for_what_is_warmed() {
     assert!(last.contains("\"failed\"") && last.contains("the mount ends"), "{last}");
     wait_until("the mount's process ends", || mount.has_ended());
     (0..STORES).for_each(|store| cluster.thaw_store(store));
+}
+
+fn pin(cluster: &Cluster, path: impl AsRef<Path>) -> Finished {
+    run(cluster.command(["pin"]).arg(path.as_ref()))
+}
+
+fn pins(cluster: &Cluster, mount: &Mount) -> Value {
+    json(&run(cluster.command(["pin", "--list", "--json"]).arg(mount.path())))
+}
+
+/// Reads all files but those of class0, which push out what is not pinned.
+fn read_others(mount: &Mount, contents: &[Vec<u8>]) {
+    for (number, content) in contents.iter().enumerate().filter(|(number, _)| number % 4 != 0) {
+        assert!(&fs::read(mount.join("data").join(name(number))).expect("reads") == content, "{}", name(number));
+    }
+}
+
+#[test]
+fn what_is_pinned_stays_under_pressure_and_over_a_remount_until_it_is_unpinned() {
+    if !fuse_or_skip() {
+        return;
+    }
+    const ARGS: [&str; 2] = ["--cache-size", "1MiB"];
+    let mut cluster = Cluster::start();
+    let mut mount = Mount::start_with(&cluster, "mnt", &ARGS);
+    let contents = make(&cluster, FILES, FILE_BYTES);
+    let class_bytes = FILES / 4 * FILE_BYTES;
+    let class = |mount: &Mount| mount.join("data/class0");
+    let text = pin(&cluster, mount.join("data")).failed_with(exit::NO_SPACE);
+    for said in ["3276800 bytes", "1048576", "--cache-size"] {
+        assert!(text.contains(said), "'{said}' is not in: {text}");
+    }
+    assert_eq!(pins(&cluster, &mount), Value::Array(Vec::new()));
+    assert!(pin(&cluster, class(&mount)).ok().contains("50 of 50 files"));
+    for _ in 0..2 {
+        read_others(&mount, &contents);
+        wait_until("it is known what is pinned", || cache_stats(&mount)["pinned_bytes"] == class_bytes);
+        let stats = cache_stats(&mount);
+        assert_eq!(stats["pinned_files"], 50, "{stats}");
+        assert!(stats["used_bytes"].as_u64() <= Some(1 << 20), "{stats}");
+        mount.unmount();
+        mount = Mount::start_with(&cluster, "mnt", &ARGS);
+    }
+    // One that another client replaces, and a new one, are brought by themselves; nothing else has to be fetched.
+    let new = cluster.dir().join("new");
+    fs::write(&new, b"another").expect("written");
+    let path = |file: usize| format!("/data/{}", name(file));
+    cluster.torchfs(["put", new.to_str().expect("UTF-8"), &path(4)]).ok();
+    cluster.torchfs(["put", new.to_str().expect("UTF-8"), "/data/class0/new"]).ok();
+    wait_until("the mount knows of the change", || {
+        fs::read(mount.join("data").join(name(4))).expect("reads") == b"another"
+    });
+    wait_until("both are there", || {
+        let warmth = &pins(&cluster, &mount)[0];
+        warmth["files"] == 51 && warmth["cached_files"] == 51
+    });
+    let listed = cluster.torchfs(["pin", "--list"]);
+    let only = run(cluster.command(["pin", "--list"]).arg(mount.path())).ok();
+    assert!(only.contains("/mnt/data/class0") && only.contains(" 51 "), "{only}");
+    assert!(listed.code == Some(0) || listed.code == Some(exit::USAGE), "other tests mount as well");
+    let stats = run(cluster.command(["stats"]).arg(mount.path())).ok();
+    assert!(stats.contains("pinned: ") && stats.contains("in 51 files"), "{stats}");
+    without_storage(&mut cluster);
+    for (number, content) in contents.iter().enumerate().filter(|(number, _)| number % 4 == 0 && *number != 4) {
+        assert!(&fs::read(mount.join("data").join(name(number))).expect("reads") == content, "{}", name(number));
+    }
+    assert_eq!(fs::read(mount.join("data/class0/new")).expect("reads"), b"another");
+    (0..STORES).for_each(|store| cluster.start_store(store));
+    cluster.wait_until_up();
+
+    run(cluster.command(["unpin"]).arg(class(&mount))).ok();
+    assert_eq!(cache_stats(&mount)["pinned_bytes"], 0);
+    wait_until("others take their place", || {
+        read_others(&mount, &contents);
+        let check = warm(&cluster, class(&mount), &["--check", "--json"]);
+        json(&check)["cached_files"] == 0
+    });
+    let text = run(cluster.command(["unpin"]).arg(class(&mount))).failed_with(exit::NOT_FOUND);
+    assert!(text.contains("is not pinned") && text.contains("pin --list"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_pinned_is_named() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    make(&cluster, 8, 100);
+    let text = pin(&cluster, mount.join("none")).failed_with(exit::NOT_FOUND);
+    assert!(text.contains("/none: no such file"), "{text}");
+    let text = pin(&cluster, cluster.dir()).failed_with(exit::NOT_FOUND);
+    assert!(text.contains("is in no mounted TorchFS"), "{text}");
+    cluster.torchfs(["pin"]).failed_with(exit::USAGE);
+    // A path of which nothing is left is unpinned all the same.
+    pin(&cluster, mount.join("data/class1/0001.bin")).ok();
+    fs::remove_file(mount.join("data/class1/0001.bin")).expect("removed");
+    wait_until("that is seen", || pins(&cluster, &mount)[0]["files"] == 0);
+    run(cluster.command(["unpin"]).arg(mount.join("data/class1/0001.bin"))).ok();
+    assert_eq!(pins(&cluster, &mount), Value::Array(Vec::new()));
 }

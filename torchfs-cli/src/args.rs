@@ -10,7 +10,7 @@ pub use mount_options::{MountWord, helper};
 pub use sim::{Order, Sim};
 pub use trace::{Reads, Trace, TraceAction, TraceRecord, TraceReplay, TraceSummary};
 pub use values::{CacheSize, Remote, Size, address};
-pub use warm::Warm;
+pub use warm::{Pin, Unpin, Warm};
 
 use crate::exit::EXIT_CODES;
 use clap::{Args, Parser, Subcommand};
@@ -69,6 +69,10 @@ pub enum Verb {
     Stats(Stats),
     /// Bring files into the cache of a mount before they are read, or say how much of them is there
     Warm(Warm),
+    /// Keep files in the cache of a mount until they are unpinned, or list which are kept
+    Pin(Pin),
+    /// Let go of files that are pinned
+    Unpin(Unpin),
     /// Copy files and folders into TorchFS
     Put(Put),
     /// Copy files and folders out of TorchFS
@@ -117,6 +121,8 @@ impl Verb {
             Verb::Recover(_) => "recover",
             Verb::Stats(_) => "stats",
             Verb::Warm(_) => "warm",
+            Verb::Pin(_) => "pin",
+            Verb::Unpin(_) => "unpin",
             Verb::Put(_) => "put",
             Verb::Get(_) => "get",
             Verb::Ls(_) => "ls",

@@ -64,7 +64,7 @@ pub mod sim;
 pub mod stripe;
 pub mod trace;
 
-pub use client::{Announced, Client, ClientBuilder, EpochOrder, File, OpenMode, PathList, WarmOrder, Warming};
+pub use client::{Announced, Client, ClientBuilder, EpochOrder, File, OpenMode, PathList, Pin, WarmOrder, Warming};
 pub use error::{Context, Error, IoContext, Kind, Result};
 pub use ids::{
     ClientId, ClusterId, InodeId, MapVersion, MetaId, NodeId, NodeUuid, RequestId, ShardId, StripeId, Version,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use torchfs_core::cache::Warmth;
-use torchfs_core::{Client, EpochOrder, Error, Kind, Result, WarmOrder};
+use torchfs_core::{Client, EpochOrder, Error, Kind, Pin, Result, WarmOrder};
 
 /// The longest request: an order of ten million paths of a hundred bytes.
 const REQUEST_BYTES_MAX: usize = 1 << 30;
@@ -40,6 +40,18 @@ pub enum Request {
         /// From the root of the mount.
         path: String,
     },
+    /// Have the file, or all files below the folder, stay in the cache, and bring them there.
+    Pin {
+        /// From the root of the mount.
+        path: String,
+    },
+    /// Let go of a path that was pinned.
+    Unpin {
+        /// From the root of the mount.
+        path: String,
+    },
+    /// Say what is pinned.
+    Pins,
 }
 
 /// What a mount answers. The last answer is the first that [is](Answer::is_last).
@@ -52,6 +64,11 @@ pub enum Answer {
     Fetching(Warmth),
     /// That is done: all is there that can be.
     Done(Warmth),
+    /// That is pinned now.
+    Pinned {
+        /// In the order in which they were.
+        pins: Vec<Pin>,
+    },
     /// It could not be done.
     Failed {
         /// What kind of error.
@@ -218,24 +235,33 @@ fn line(answer: &Answer) -> Vec<u8> {
 async fn work(client: &Client, text: Vec<u8>, mountpoint: PathBuf, say: &watch::Sender<Answer>) -> Result<Answer> {
     let parsed = tokio::task::spawn_blocking(move || parse(&text, &mountpoint)).await;
     let (request, order) = parsed.map_err(|error| Error::caused(Kind::Cancelled, "read the request", error))??;
-    let of = |path: String| {
-        let files = WarmOrder::below(path);
-        match order.clone() {
-            Some(order) => files.in_order_of(order),
-            None => files,
-        }
+    let of = |path: String| match order.clone() {
+        Some(order) => WarmOrder::below(path).in_order_of(order),
+        None => WarmOrder::below(path),
     };
     match request {
         Request::Check { path } => Ok(Answer::Done(client.warmth(of(path)).await?)),
-        Request::Warm { path } => {
-            let warming = client.warm(of(path)).await?;
-            say.send_replace(Answer::Fetching(warming.warmth()));
-            while tokio::time::timeout(SAID_EVERY, warming.ended()).await.is_err() {
-                say.send_replace(Answer::Fetching(warming.warmth()));
-            }
-            Ok(Answer::Done(warming.warmth()))
+        Request::Warm { path } => warm(client, of(path), say).await,
+        Request::Pin { path } => {
+            client.pin(&path).await?;
+            // The mount goes on with it when nobody waits any more.
+            warm(client, WarmOrder::below(path), say).await
         }
+        Request::Unpin { path } => {
+            client.unpin(path).await?;
+            Ok(Answer::Pinned { pins: client.pins().await? })
+        }
+        Request::Pins => Ok(Answer::Pinned { pins: client.pins().await? }),
     }
+}
+
+async fn warm(client: &Client, order: WarmOrder, say: &watch::Sender<Answer>) -> Result<Answer> {
+    let warming = client.warm(order).await?;
+    say.send_replace(Answer::Fetching(warming.warmth()));
+    while tokio::time::timeout(SAID_EVERY, warming.ended()).await.is_err() {
+        say.send_replace(Answer::Fetching(warming.warmth()));
+    }
+    Ok(Answer::Done(warming.warmth()))
 }
 
 fn parse(text: &[u8], mountpoint: &Path) -> Result<(Request, Option<EpochOrder>)> {
@@ -248,6 +274,9 @@ fn parse(text: &[u8], mountpoint: &Path) -> Result<(Request, Option<EpochOrder>)
     let rest = rest.strip_prefix(b"\n").unwrap_or(rest);
     if rest.is_empty() {
         return Ok((request, None));
+    }
+    if !matches!(request, Request::Warm { .. } | Request::Check { .. }) {
+        return Err(Error::new(Kind::InvalidInput, "only warm and check take an order after the first line"));
     }
     let order = EpochOrder::parse(rest, Some(mountpoint), 0).map_err(|error| error.context("the order"))?;
     let empty = || Error::new(Kind::InvalidInput, "the order names no file");
@@ -277,6 +306,7 @@ mod tests {
             ("{\"do\": \"melt\", \"path\": \"data\"}", "melt"),
             ("{\"do\": \"warm\", \"path\": \"data\"}\n{\"epok\": 1}\n", "line 1 "),
             ("{\"do\": \"warm\", \"path\": \"data\"}\n\n\n", "names no file"),
+            ("{\"do\": \"pin\", \"path\": \"data\"}\ndata/a\n", "take an order"),
         ] {
             let error = parsed(text).expect_err(text);
             assert!(error.kind() == Kind::InvalidInput && error.to_string().contains(what), "{error}");

@@ -32,16 +32,38 @@ impl Place {
     /// # Errors
     /// `NotFound` if there is nothing, or it is in no mount; `Unavailable` if the mount hangs.
     pub async fn find(path: &Path) -> Outcome<Place> {
+        Place::of(path, |path| path.canonicalize()).await
+    }
+
+    /// Where a path is, or was: links are followed as far as there is something.
+    ///
+    /// # Errors
+    /// As [`Place::find`].
+    pub async fn find_gone(path: &Path) -> Outcome<Place> {
+        Place::of(path, real_path).await
+    }
+
+    async fn of(path: &Path, real: fn(&Path) -> std::io::Result<PathBuf>) -> Outcome<Place> {
         let shown = path.display().to_string();
         let given = path.to_owned();
-        let finding = tokio::time::timeout(ANSWER_DEADLINE, blocking(move || find(&given))).await;
+        let finding = tokio::time::timeout(ANSWER_DEADLINE, blocking(move || find(real(&given)))).await;
         let hangs = |_| Err(Failure::new(Exit::Unavailable, "the mount does not answer"));
         finding.unwrap_or_else(hangs).map_err(|failure| failure.context(shown))
     }
 }
 
-fn find(path: &Path) -> Outcome<Place> {
-    let real = path.canonicalize().map_err(|error| match error.kind() {
+fn real_path(path: &Path) -> std::io::Result<PathBuf> {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == ErrorKind::NotFound => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(real_path(parent)?.join(name))
+        }
+        (real, _, _) => real,
+    }
+}
+
+fn find(real: std::io::Result<PathBuf>) -> Outcome<Place> {
+    let real = real.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::new(Exit::NotFound, "no such file or folder"),
         _ => Failure::from(Error::io("look for it", error)),
     })?;

@@ -13,6 +13,7 @@ mod meta;
 mod mkdir;
 mod mount;
 mod mv;
+mod pin;
 mod policy;
 mod put;
 mod recover;
@@ -84,6 +85,8 @@ async fn file_verb(global: &Global, verb: Verb) -> Outcome {
         Verb::Recover(args) => recover::run(global, args).await,
         Verb::Stats(args) => stats::run(args).await,
         Verb::Warm(args) => warm::run(global, args).await,
+        Verb::Pin(args) => pin::run(global, args).await,
+        Verb::Unpin(args) => pin::unpin(args).await,
         Verb::Ls(args) => ls::run(global, args).await,
         Verb::Cat(args) => cat::run(global, args).await,
         Verb::Stat(args) => stat::run(global, args).await,

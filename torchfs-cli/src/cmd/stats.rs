@@ -21,7 +21,7 @@ const LINES_PER_HEAD: u64 = 20;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 pub async fn run(args: Stats) -> Outcome {
-    let file = find(args.mountpoint.clone())?.join(".torchfs/stats");
+    let file = only_mount(args.mountpoint.clone())?.join(".torchfs/stats");
     match args.watch {
         Some(seconds) => watch(&file, Duration::from_secs(seconds), args.json).await,
         None if args.epochs => show_epochs(&mut output::stdout(), &read(file).await?, args.json),
@@ -30,7 +30,10 @@ pub async fn run(args: Stats) -> Outcome {
 }
 
 /// The mount asked for, or the only one there is.
-fn find(mountpoint: Option<PathBuf>) -> Outcome<PathBuf> {
+///
+/// # Errors
+/// `NotFound` if there is none, `Usage` if there are several.
+pub fn only_mount(mountpoint: Option<PathBuf>) -> Outcome<PathBuf> {
     if let Some(mountpoint) = mountpoint {
         return Ok(mountpoint);
     }
@@ -42,7 +45,7 @@ fn find(mountpoint: Option<PathBuf>) -> Outcome<PathBuf> {
         (Some(last), others) => {
             let all: Vec<String> = others.iter().chain([&last]).map(|mount| mount.display().to_string()).collect();
             let message = format!("several TorchFS are mounted: {}", all.join(", "));
-            Err(Failure::new(Exit::Usage, message).hint("name one: torchfs stats MOUNTPOINT"))
+            Err(Failure::new(Exit::Usage, message).hint("name one"))
         }
     }
 }
@@ -137,6 +140,9 @@ fn write_cache(out: &mut impl Write, stats: &MountStats, cache: &CacheStats) -> 
         count_text(cache.ahead_wasted),
         stats.prefetch,
     )?;
+    if cache.pinned_files > 0 {
+        writeln!(out, "pinned: {} in {} files", size_text(cache.pinned_bytes), count_text(cache.pinned_files))?;
+    }
     writeln!(
         out,
         "reads: {} hits, {} misses ({}); {} from the cache, {} from storage",

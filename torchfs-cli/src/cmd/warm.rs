@@ -6,6 +6,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{self, count_text, json, size_text};
 use crate::progress::Bar;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -19,18 +20,7 @@ pub async fn run(global: &Global, args: Warm) -> Outcome {
     let path = place.path.clone();
     let request = if args.check { Request::Check { path } } else { Request::Warm { path } };
     let began = Instant::now();
-    let (progress, mut start) = (Arc::<Progress>::default(), None);
-    let bar = Bar::start("warming", progress.clone(), global);
-    let said = move |answer: &Answer| {
-        if let Answer::Fetching(warmth) = answer {
-            show_progress(&progress, start.get_or_insert_with(|| warmth.clone()), warmth);
-        }
-    };
-    let answer = ask(place.mountpoint, request, args.schedule, said).await;
-    drop(bar);
-    let Answer::Done(warmth) = answer.map_err(|failure| failure.context(&shown))? else {
-        return Err(Failure::new(Exit::WrongPeer, "the mount is of another version of torchfs"));
-    };
+    let warmth = bring(global, place, request, args.schedule).await.map_err(|failure| failure.context(&shown))?;
     let mut out = output::stdout();
     if args.json {
         json::write(&mut out, &warmth)?;
@@ -46,6 +36,26 @@ pub async fn run(global: &Global, args: Warm) -> Outcome {
     if args.check { checked(&warmth) } else { finished(&shown, &warmth) }
 }
 
+/// Has a mount do what ends with files being in the cache, and shows how far it is.
+///
+/// # Errors
+/// What the mount answers.
+pub async fn bring(global: &Global, place: Place, request: Request, order: Option<PathBuf>) -> Outcome<Warmth> {
+    let (progress, mut start) = (Arc::<Progress>::default(), None);
+    let bar = Bar::start("warming", progress.clone(), global);
+    let said = move |answer: &Answer| {
+        if let Answer::Fetching(warmth) = answer {
+            show_progress(&progress, start.get_or_insert_with(|| warmth.clone()), warmth);
+        }
+    };
+    let answer = ask(place.mountpoint, request, order, said).await;
+    drop(bar);
+    match answer? {
+        Answer::Done(warmth) => Ok(warmth),
+        _ => Err(Failure::new(Exit::WrongPeer, "the mount is of another version of torchfs")),
+    }
+}
+
 /// What was there when it began is not counted: it would spoil the rate.
 fn show_progress(progress: &Progress, start: &Warmth, now: &Warmth) {
     progress.files_total.store((now.files - start.cached_files).saturating_sub(now.left_out_files), Relaxed);
@@ -54,7 +64,8 @@ fn show_progress(progress: &Progress, start: &Warmth, now: &Warmth) {
     progress.bytes.store(now.cached_bytes.saturating_sub(start.cached_bytes), Relaxed);
 }
 
-fn write_text(out: &mut impl Write, path: &str, warmth: &Warmth, seconds: Option<f64>) -> io::Result<()> {
+/// Says how much is there.
+pub fn write_text(out: &mut impl Write, path: &str, warmth: &Warmth, seconds: Option<f64>) -> io::Result<()> {
     let took = seconds.map(|seconds| format!(", after {seconds:.1} s")).unwrap_or_default();
     writeln!(
         out,
@@ -70,7 +81,8 @@ fn checked(warmth: &Warmth) -> Outcome {
     if warmth.is_complete() { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
-fn finished(path: &str, warmth: &Warmth) -> Outcome {
+/// What is wrong if not everything is there that was to be.
+pub fn finished(path: &str, warmth: &Warmth) -> Outcome {
     if warmth.failed_files > 0 {
         let why = warmth.first_failure.as_deref().unwrap_or("they changed, or were removed from the cache meanwhile");
         let message = format!("{} files could not be fetched: {why}", count_text(warmth.failed_files));

@@ -358,14 +358,14 @@ impl Index {
     /// The next file to fetch.
     fn begin(&mut self, shared: &Shared, ahead_bytes_max: u64) -> Option<Begun> {
         let (wanted, victims) = self.choose(shared.limit_bytes, ahead_bytes_max)?;
-        let evicted = victims.into_iter().filter_map(|victim| self.take(victim)).map(|slot| slot.entry).collect();
+        let leaving = victims.into_iter().chain(self.older(wanted.key));
+        let leaving: Vec<CacheKey> = leaving.collect();
+        let evicted = leaving.into_iter().filter_map(|key| self.take(key)).map(|slot| slot.entry).collect();
         let entry = Arc::new(Entry::empty(wanted.key, wanted.bytes, shared.disk.new_name()));
-        let slot = Slot { entry: entry.clone(), pins: 0, stored_bytes: 0, brought: Brought::Ahead };
-        self.slots.insert(wanted.key, slot);
+        self.insert(&entry, Brought::Ahead);
         self.ahead.add(wanted.bytes);
         self.pin(&entry);
         self.grow(wanted.key, wanted.bytes);
-        self.added(wanted.key);
         self.planner.started(&wanted);
         let runs = runs_of(0..wanted.bytes.div_ceil(CHUNK_BYTES) as u32, PART_CHUNKS);
         Some(Begun { entry, runs, evicted })

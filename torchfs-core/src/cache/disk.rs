@@ -3,6 +3,7 @@
 //! ```text
 //! lock                    held by the process that uses the folder
 //! index                   header, then one record per file that became complete
+//! pins                    paths whose files stay; absent if none ever did
 //! files/<2 hex>/<name>    content, byte for byte; sparse until complete
 //! mounts/<number>/        the same again, for each further process that uses the folder at the same time
 //! ```
@@ -45,7 +46,8 @@ pub(super) struct Disk {
 }
 
 /// What a cache folder may hold: its own, and what a client and a mount keep beside.
-const KNOWN_ENTRIES: &[&str] = &["lock", "index", "index.new", "files", "mounts", "staging", "recover", "mount.log"];
+const KNOWN_ENTRIES: &[&str] =
+    &["lock", "index", "index.new", "pins", "pins.new", "files", "mounts", "staging", "recover", "mount.log"];
 
 /// A complete file as the index names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

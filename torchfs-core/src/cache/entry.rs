@@ -121,7 +121,13 @@ impl Drop for Pin {
         // Still under the index's lock, so that nobody opens the file anew in between.
         let mut index = self.shared.index();
         if index.unpin(&self.entry) {
-            self.entry.state().file = None;
+            let was_used = {
+                let mut state = self.entry.state();
+                state.file.take().is_some() || !state.flights.is_empty()
+            };
+            if !was_used {
+                index.forget_empty(&self.entry);
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ mod disk;
 mod entry;
 mod epochs;
 mod flight;
+mod keep;
+mod pins;
 pub mod policy;
 mod prefetcher;
 mod siblings;
@@ -35,6 +37,8 @@ use bytes::Bytes;
 use disk::{Disk, Record};
 use entry::Entry;
 use epochs::{Epochs, Found};
+use keep::{Keep, Kept};
+use pins::PinFile;
 use policy::{CacheEvent, EvictionPolicy, Plan};
 use serde::{Deserialize, Serialize};
 use siblings::Siblings;
@@ -105,6 +109,12 @@ pub struct CacheStats {
     pub used_bytes: u64,
     /// Bytes that may be held.
     pub limit_bytes: u64,
+    /// Of the files held, those that are pinned.
+    #[serde(default)]
+    pub pinned_files: u64,
+    /// Of the bytes held, those of pinned files.
+    #[serde(default)]
+    pub pinned_bytes: u64,
 }
 
 /// A cache in a folder. Cheap to clone.
@@ -116,6 +126,7 @@ pub struct Cache {
 #[derive(Debug)]
 struct Shared {
     disk: Disk,
+    pins: PinFile,
     siblings: Siblings,
     limit_bytes: u64,
     index: Mutex<Index>,
@@ -157,9 +168,11 @@ struct Index {
     ahead: Ahead,
     pace: Pace,
     warmings: Warmings,
+    keep: Keep,
+    kept: Kept,
     used_bytes: u64,
-    /// The part of it that is open and cannot be removed.
-    pinned_bytes: u64,
+    /// The part of it that is open or kept, and cannot be removed.
+    staying_bytes: u64,
 }
 
 /// What was fetched ahead, or is being, and nobody has opened since.
@@ -192,6 +205,8 @@ struct Slot {
     pins: u32,
     /// Bytes that are there, or that room is kept for.
     stored_bytes: u64,
+    /// Whether it [stays](Keep) when nobody has it open.
+    is_kept: bool,
     brought: Brought,
 }
 
@@ -209,7 +224,7 @@ enum Brought {
 impl Slot {
     /// Whether it cannot be removed now.
     fn stays(&self) -> bool {
-        self.pins > 0
+        self.pins > 0 || self.is_kept
     }
 }
 
@@ -230,14 +245,18 @@ impl Cache {
         let (disk, records) = Disk::open(dir, cluster)?;
         let (planner, epochs) = (Planner::new(prefetch), Epochs::default());
         let (slots, ahead, pace) = (BTreeMap::new(), Ahead::default(), Pace::default());
-        let warmings = Warmings::default();
-        let mut index = Index { slots, policy, planner, epochs, ahead, pace, warmings, used_bytes: 0, pinned_bytes: 0 };
+        let (warmings, kept) = (Warmings::default(), Kept::default());
+        let pins = PinFile::new(disk.dir().to_owned(), cluster);
+        let keep = Keep::unlisted(&pins.read());
+        let (used_bytes, staying_bytes) = (0, 0);
+        let mut index =
+            Index { slots, policy, planner, epochs, ahead, pace, warmings, keep, kept, used_bytes, staying_bytes };
         records.into_iter().for_each(|record| index.add_found(record));
         let (counters, index) = (Counters::default(), Mutex::new(index));
         let unwritten = Arc::new(Semaphore::new(UNWRITTEN_UNITS_MAX));
         let siblings = Siblings::new(dir, disk.dir(), cluster);
         let wanted = tokio::sync::Notify::new();
-        let shared = Arc::new(Shared { disk, siblings, limit_bytes, index, counters, unwritten, wanted });
+        let shared = Arc::new(Shared { disk, pins, siblings, limit_bytes, index, counters, unwritten, wanted });
         let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
         Ok(Cache { shared })
@@ -258,25 +277,19 @@ impl Cache {
             return None;
         }
         let mut index = self.shared.index();
-        let disk = &self.shared.disk;
-        let slot = index.slots.entry(key);
-        let is_new = matches!(slot, std::collections::btree_map::Entry::Vacant(_));
-        let slot = slot.or_insert_with(|| Slot {
-            entry: Arc::new(Entry::empty(key, len, disk.new_name())),
-            pins: 0,
-            stored_bytes: 0,
-            brought: Brought::ByReader,
-        });
-        if slot.entry.len != len {
-            return None;
-        }
-        let entry = slot.entry.clone();
-        index.brought_by_reader(key);
-        if is_new {
-            index.added(key);
-        } else {
-            index.policy.note(CacheEvent::Used(key));
-        }
+        let entry = match index.slots.get(&key).map(|slot| slot.entry.clone()) {
+            Some(entry) if entry.len != len => return None,
+            Some(entry) => {
+                index.brought_by_reader(key);
+                index.policy.note(CacheEvent::Used(key));
+                entry
+            }
+            None => {
+                let entry = Arc::new(Entry::empty(key, len, self.shared.disk.new_name()));
+                index.insert(&entry, Brought::ByReader);
+                entry
+            }
+        };
         index.pin(&entry);
         drop(index);
         Some(Pinned::new(self.shared.clone(), entry))
@@ -313,6 +326,8 @@ impl Cache {
             files: index.slots.len() as u64,
             used_bytes: index.used_bytes,
             limit_bytes: self.shared.limit_bytes,
+            pinned_files: index.kept.files,
+            pinned_bytes: index.kept.bytes,
         }
     }
 }
@@ -350,10 +365,14 @@ impl Shared {
     /// replaced. `None` if there is no room even then.
     fn reserve(&self, key: CacheKey, bytes: u64) -> Option<Vec<Arc<Entry>>> {
         let mut index = self.index();
-        if index.pinned_bytes + bytes > self.limit_bytes {
+        let older = index.older(key);
+        let leaving = older.iter().filter_map(|key| index.slots.get(key)).filter(|slot| slot.stays());
+        let leaving_bytes: u64 = leaving.map(|slot| slot.stored_bytes).sum();
+        if index.staying_bytes + bytes > self.limit_bytes + leaving_bytes {
             return None;
         }
-        let mut removed = index.take_older(key);
+        let mut removed: Vec<Arc<Entry>> =
+            older.into_iter().filter_map(|key| index.take(key)).map(|slot| slot.entry).collect();
         removed.extend(index.make_room(bytes, self.limit_bytes).0);
         index.grow(key, bytes);
         Some(removed)
@@ -374,11 +393,24 @@ impl Shared {
 impl Index {
     fn add_found(&mut self, record: Record) {
         let (key, len) = (record.key(), record.len);
-        self.used_bytes += len;
-        let slot =
-            Slot { entry: Arc::new(Entry::found(record)), pins: 0, stored_bytes: len, brought: Brought::ByReader };
-        self.slots.insert(key, slot);
-        self.added(key);
+        let entry = Arc::new(Entry::found(record));
+        self.insert(&entry, Brought::ByReader);
+        if matches!(self.keep, Keep::AllFound)
+            && let Some(slot) = self.slots.get_mut(&key)
+        {
+            slot.is_kept = true;
+            self.kept.files += 1;
+        }
+        self.grow(key, len);
+    }
+
+    /// Takes in an entry of which nothing is stored yet.
+    fn insert(&mut self, entry: &Arc<Entry>, brought: Brought) {
+        let is_kept = self.keeps(entry.key.ino);
+        self.kept.files += u64::from(is_kept);
+        let slot = Slot { entry: entry.clone(), pins: 0, stored_bytes: 0, is_kept, brought };
+        self.slots.insert(entry.key, slot);
+        self.added(entry.key);
     }
 
     /// The policy learns of a new entry, and what is known of its future.
@@ -404,31 +436,35 @@ impl Index {
     }
 
     fn pin(&mut self, entry: &Arc<Entry>) {
-        if let Some(slot) = self.slot_of(entry) {
-            slot.pins += 1;
-            let (pins, stored_bytes) = (slot.pins, slot.stored_bytes);
-            if pins == 1 {
-                self.pinned_bytes += stored_bytes;
-            }
-        }
+        let Some(slot) = self.slot_of(entry) else { return };
+        let stayed = slot.stays();
+        slot.pins += 1;
+        let stored_bytes = slot.stored_bytes;
+        self.staying_bytes += if stayed { 0 } else { stored_bytes };
     }
 
     /// Returns whether nobody has the file open any more.
     fn unpin(&mut self, entry: &Arc<Entry>) -> bool {
         let Some(slot) = self.slot_of(entry) else { return true };
         slot.pins -= 1;
-        let (pins, stored_bytes) = (slot.pins, slot.stored_bytes);
-        if pins == 0 {
-            self.pinned_bytes -= stored_bytes;
-        }
+        let (pins, stays, stored_bytes) = (slot.pins, slot.stays(), slot.stored_bytes);
+        self.staying_bytes -= if stays { 0 } else { stored_bytes };
         pins == 0
+    }
+
+    /// Forgets an entry that nobody has open, if nothing of it could be kept: such ones would never have to give way.
+    fn forget_empty(&mut self, entry: &Arc<Entry>) {
+        if self.slot_of(entry).is_some_and(|slot| slot.pins == 0 && slot.stored_bytes == 0) {
+            self.take(entry.key);
+        }
     }
 
     fn grow(&mut self, key: CacheKey, bytes: u64) {
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.stored_bytes += bytes;
             self.used_bytes += bytes;
-            self.pinned_bytes += if slot.pins > 0 { bytes } else { 0 };
+            self.staying_bytes += if slot.stays() { bytes } else { 0 };
+            self.kept.bytes += if slot.is_kept { bytes } else { 0 };
         }
     }
 
@@ -436,7 +472,8 @@ impl Index {
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.stored_bytes -= bytes;
             self.used_bytes -= bytes;
-            self.pinned_bytes -= if slot.pins > 0 { bytes } else { 0 };
+            self.staying_bytes -= if slot.stays() { bytes } else { 0 };
+            self.kept.bytes -= if slot.is_kept { bytes } else { 0 };
         }
     }
 
@@ -460,12 +497,18 @@ impl Index {
         (evicted, freed)
     }
 
-    /// Takes out the earlier versions of a file that are not open: nobody opens them again, and a file that is written to all the
-    /// time must not push others out.
-    fn take_older(&mut self, key: CacheKey) -> Vec<Arc<Entry>> {
+    /// Whether a later version of a file is there.
+    fn is_replaced(&self, key: CacheKey) -> bool {
+        let later =
+            CacheKey { version: Version(key.version.0 + 1), ..key }..=CacheKey { version: Version(u64::MAX), ..key };
+        self.slots.range(later).next().is_some()
+    }
+
+    /// The earlier versions of a file that are not open, which leave when it comes: nobody opens them again, and a file that is
+    /// written to all the time must not push others out.
+    fn older(&self, key: CacheKey) -> Vec<CacheKey> {
         let versions = self.slots.range(CacheKey { version: Version(0), ..key }..key);
-        let older: Vec<CacheKey> = versions.filter(|(_, slot)| slot.pins == 0).map(|(&key, _)| key).collect();
-        older.into_iter().filter_map(|key| self.take(key)).map(|slot| slot.entry).collect()
+        versions.filter(|(_, slot)| slot.pins == 0).map(|(&key, _)| key).collect()
     }
 
     fn take(&mut self, key: CacheKey) -> Option<Slot> {
@@ -478,6 +521,11 @@ impl Index {
             self.ahead.remove(slot.entry.len);
         }
         self.used_bytes -= slot.stored_bytes;
+        self.staying_bytes -= if slot.stays() { slot.stored_bytes } else { 0 };
+        if slot.is_kept {
+            self.kept.files -= 1;
+            self.kept.bytes -= slot.stored_bytes;
+        }
         Some(slot)
     }
 }

@@ -6,6 +6,7 @@
 
 use super::ahead::{Begun, PART_CHUNKS};
 use super::entry::{Entry, runs_of};
+use super::policy::enough;
 use super::{Brought, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, Index, Shared, Slot};
 use crate::error::Error;
 use crate::prefetch::{Dataset, Urgency, Wanted};
@@ -17,6 +18,9 @@ use std::time::Duration;
 
 /// Files looked at under one lock.
 const LOOKED_AT_ONCE: usize = 512;
+
+/// Most entries looked at for one that may leave.
+const CANDIDATES_MAX: usize = 4096;
 
 /// Files that may be under way before it is looked which have come. More than all batches have.
 const AWAITED_MAX: usize = 2048;
@@ -78,25 +82,25 @@ impl Warming {
     /// How far it is.
     #[must_use]
     pub fn warmth(&self) -> Warmth {
-        let mut index = self.shared.index();
-        index.look_again(self.number);
-        index.warmings.lists.get(&self.number).map(|list| list.warmth.clone()).unwrap_or_default()
+        self.look(|list| list.map(|list| list.warmth.clone()).unwrap_or_default())
     }
 
     /// Returns when nothing is to come any more.
     pub async fn ended(&self) {
-        while !self.is_over() {
+        let is_over = |list: Option<&List>| list.is_none_or(|list| list.pending.is_empty() && list.awaited.is_empty());
+        while !self.look(is_over) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    fn is_over(&self) -> bool {
+    fn look<T>(&self, at: impl FnOnce(Option<&List>) -> T) -> T {
         let mut index = self.shared.index();
         index.look_again(self.number);
         if index.warmings.has_pending() {
+            // What somebody else should have brought may have to be fetched after all.
             self.shared.wanted.notify_one();
         }
-        index.warmings.lists.get(&self.number).is_none_or(|list| list.pending.is_empty() && list.awaited.is_empty())
+        at(index.warmings.lists.get(&self.number))
     }
 }
 
@@ -142,6 +146,13 @@ enum Step {
     Comes,
 }
 
+/// How a file is found when it is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    is_held: bool,
+    fits: bool,
+}
+
 /// What there is in the cache of an awaited file.
 enum Arrival {
     Whole,
@@ -182,22 +193,26 @@ impl Shared {
     /// Which of some files fit and which of those are to be fetched; and the numbers of those that are there.
     fn choose(&self, files: &Arc<Dataset>, order: Option<Vec<u32>>) -> (List, Vec<u32>) {
         let order = order.unwrap_or_else(|| (0..files.files().len() as u32).collect());
-        let room_bytes = self.room_bytes();
+        // What stays has its room already.
+        let mut room = self.room_bytes().saturating_sub(self.index().set_aside_bytes());
         let mut list = List {
             files: files.clone(),
             chosen: vec![false; files.files().len()],
             pending: Vec::new(),
             awaited: HashMap::new(),
             failures: 0,
-            warmth: Warmth { room_bytes, limit_bytes: self.limit_bytes, ..Warmth::default() },
+            warmth: Warmth { room_bytes: room, limit_bytes: self.limit_bytes, ..Warmth::default() },
         };
-        let (mut seen, mut held, mut room) = (vec![false; files.files().len()], Vec::new(), room_bytes);
+        let (mut seen, mut held) = (vec![false; files.files().len()], Vec::new());
         for part in order.chunks(LOOKED_AT_ONCE) {
             let index = self.index();
             for &at in part.iter().filter(|&&at| !std::mem::replace(&mut seen[at as usize], true)) {
                 let file = files.files()[at as usize];
-                let is_held = index.is_whole(&file);
-                list.add(at, file, is_held, &mut room);
+                let (is_held, stays) = (index.is_whole(&file), index.keeps(file.key.ino));
+                let fits = stays || file.bytes <= room;
+                room -= if fits && !stays { file.bytes } else { 0 };
+                list.warmth.room_bytes += if stays { file.bytes } else { 0 };
+                list.add(at, file, Look { is_held, fits });
                 held.extend(is_held.then_some(at));
             }
         }
@@ -206,29 +221,24 @@ impl Shared {
     }
 
     /// How much can be held, by the limit and by what the disk has free.
-    fn room_bytes(&self) -> u64 {
+    pub(super) fn room_bytes(&self) -> u64 {
         let used_bytes = self.index().used_bytes;
         self.limit_bytes.min(used_bytes.saturating_add(self.disk.free_bytes()))
     }
 }
 
 impl List {
-    fn add(&mut self, at: u32, file: DataFile, is_held: bool, room: &mut u64) {
+    fn add(&mut self, at: u32, file: DataFile, look: Look) {
         let warmth = &mut self.warmth;
         (warmth.files, warmth.bytes) = (warmth.files + 1, warmth.bytes + file.bytes);
-        if is_held {
+        if look.is_held {
             (warmth.cached_files, warmth.cached_bytes) = (warmth.cached_files + 1, warmth.cached_bytes + file.bytes);
         }
-        if file.bytes > *room {
-            if !is_held {
-                self.leave_out(file);
-            }
-            return;
-        }
-        *room -= file.bytes;
-        self.chosen[at as usize] = true;
-        if !is_held {
-            self.pending.push(at);
+        self.chosen[at as usize] = look.fits;
+        match look {
+            Look { is_held: true, .. } => {}
+            Look { fits: true, .. } => self.pending.push(at),
+            Look { fits: false, .. } => self.leave_out(file),
         }
     }
 
@@ -358,7 +368,8 @@ impl Index {
             Some(entry) => entry.idle_runs(PART_CHUNKS),
             None => runs_of(0..file.bytes.div_ceil(CHUNK_BYTES) as u32, PART_CHUNKS),
         };
-        if runs.is_empty() {
+        // A listing is not always the latest.
+        if runs.is_empty() || self.is_replaced(file.key) {
             return None;
         }
         let is_new = entry.is_none();
@@ -373,24 +384,31 @@ impl Index {
         };
         list.awaited.entry(at).and_modify(|awaited| awaited.step = Step::Begins);
         if is_new {
-            let slot = Slot { entry: entry.clone(), pins: 0, stored_bytes: 0, brought: Brought::Warmed };
-            self.slots.insert(file.key, slot);
-            self.added(file.key);
+            self.insert(&entry, Brought::Warmed);
         }
         self.pin(&entry);
         self.grow(file.key, bytes);
         Some(Begun { entry, runs, evicted })
     }
 
-    /// Takes out what nobody needs until so much more fits.
+    /// Takes out what nobody needs until so much more fits; for what stays from now on, what is needed later too.
     fn make_room_for_warmed(&mut self, file: &DataFile, bytes: u64, limit_bytes: u64) -> Option<Vec<Arc<Entry>>> {
-        let missing = (self.used_bytes + bytes).saturating_sub(limit_bytes);
-        let wanted = Wanted { key: file.key, bytes, place: None, urgency: Urgency::Ahead };
+        let older = self.older(file.key);
+        let is_kept = self.keeps(file.key.ino);
         let Index { slots, policy, planner, warmings, .. } = self;
         let bytes_of = |key: CacheKey| slots.get(&key).map_or(0, |slot| slot.stored_bytes);
-        let stays = |key: CacheKey| slots.get(&key).is_some_and(Slot::stays) || warmings.name(key);
-        let victims = planner.victims(&**policy, &wanted, missing, &bytes_of, &stays)?;
-        Some(victims.into_iter().filter_map(|victim| self.take(victim)).map(|slot| slot.entry).collect())
+        let older_bytes: u64 = older.iter().map(|&key| bytes_of(key)).sum();
+        let missing = (self.used_bytes + bytes).saturating_sub(limit_bytes + older_bytes);
+        let wanted = Wanted { key: file.key, bytes, place: None, urgency: Urgency::Ahead };
+        let stays =
+            |key: CacheKey| slots.get(&key).is_some_and(Slot::stays) || warmings.name(key) || older.contains(&key);
+        let victims = if is_kept {
+            enough(policy.candidates().take(CANDIDATES_MAX).filter(|&key| !stays(key)), missing, bytes_of)
+        } else {
+            planner.victims(&**policy, &wanted, missing, &bytes_of, &stays)
+        };
+        let evicted = older.into_iter().chain(victims?);
+        Some(evicted.filter_map(|victim| self.take(victim)).map(|slot| slot.entry).collect())
     }
 }
 

@@ -149,7 +149,7 @@ impl Catalog {
     }
 
     /// Whether the folders still list the same. Changes of the files themselves are noticed when they are opened.
-    async fn is_current(&self, meta: &MetaSession) -> bool {
+    pub async fn is_current(&self, meta: &MetaSession) -> bool {
         if self.is_outdated.load(Ordering::Relaxed) {
             return false;
         }
@@ -238,8 +238,8 @@ impl Catalogs {
     }
 }
 
-/// The folder at a path. Name by name, which a client that holds a lease is answered from memory; links by metadata.
-async fn find(meta: &MetaSession, path: &[u8]) -> Result<Attr> {
+/// What is at a path, links followed. Name by name, which a client that holds a lease is answered from memory; links by metadata.
+pub(super) async fn find(meta: &MetaSession, path: &[u8]) -> Result<Attr> {
     let mut attr = meta.attr(InodeId::ROOT).await?;
     for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
         attr = meta.lookup(attr.ino, Name::new(name)?).await?;

@@ -16,6 +16,7 @@ mod order_text;
 mod overlay;
 mod pack;
 mod path;
+mod pins;
 mod ranges;
 mod read;
 mod recover;
@@ -30,6 +31,7 @@ mod write;
 
 pub use aside::{SetAside, set_aside};
 pub use file::{File, OpenMode};
+pub use pins::Pin;
 pub use schedule::{Announced, EpochOrder, PathList};
 pub use tree::{Progress, SourceLink, TreeOptions, TreeReport};
 pub use warm::{WarmOrder, Warming};
@@ -52,6 +54,7 @@ use aside::Asides;
 use catalog::Catalogs;
 use content::Base;
 use open_file::OpenFile;
+use pins::Keeper;
 use small::SmallWrites;
 use staging::Staging;
 use std::collections::HashMap;
@@ -93,6 +96,8 @@ struct Inner {
     catalogs: Arc<Catalogs>,
     /// Fetches ahead into the cache.
     _prefetcher: Option<Prefetcher>,
+    /// Sees that what is pinned is there.
+    keeper: Option<Keeper>,
     /// Where what cannot be committed is kept; in the cache folder.
     asides: Option<Arc<Asides>>,
     requests: Arc<Requests>,
@@ -207,17 +212,18 @@ impl ClientBuilder {
         let stores = Arc::new(Observed { requests: requests.clone(), inner: stores });
         let stripes = StripeIo::new(meta.clone(), stores);
         let process = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let (cache, asides) = match &self.cache_dir {
+        let (cache, asides, pins) = match &self.cache_dir {
             Some(dir) => {
-                let (cache, asides) = self.open_cache(dir.clone(), meta.map().await?.cluster).await?;
-                (Some(cache), Some(Arc::new(asides)))
+                let (cache, asides, pins) = self.open_cache(dir.clone(), meta.map().await?.cluster).await?;
+                (Some(cache), Some(Arc::new(asides)), pins)
             }
-            None => (None, None),
+            None => (None, None, Vec::new()),
         };
         let staging = cache.as_ref().map_or_else(std::env::temp_dir, |cache: &Cache| cache.dir().join("staging"));
         let catalogs = Arc::<Catalogs>::default();
         let cluster = ClusterSource::new(meta.clone(), stripes.clone(), catalogs.clone());
         let prefetcher = cache.clone().map(|cache| Prefetcher::start(cache, Arc::new(cluster)));
+        let keeper = cache.clone().map(|cache| Keeper::start(cache, pins, meta.clone(), catalogs.clone()));
         let inner = Inner {
             meta,
             small: SmallWrites::new(stripes.clone()),
@@ -228,6 +234,7 @@ impl ClientBuilder {
             open: Mutex::default(),
             catalogs,
             _prefetcher: prefetcher,
+            keeper,
             cache,
             policies: (self.eviction, self.prefetch),
             asides,
@@ -236,7 +243,7 @@ impl ClientBuilder {
         Ok(Client { inner: Arc::new(inner) })
     }
 
-    async fn open_cache(&self, dir: PathBuf, cluster: ClusterId) -> Result<(Cache, Asides)> {
+    async fn open_cache(&self, dir: PathBuf, cluster: ClusterId) -> Result<(Cache, Asides, Vec<Vec<u8>>)> {
         let (limit_bytes, eviction) = (self.cache_bytes.unwrap_or(CACHE_BYTES_DEFAULT), self.eviction);
         let prefetch = self.prefetch;
         let open = move || {
@@ -244,7 +251,8 @@ impl ClientBuilder {
             // Only now is it sure which folder is ours.
             staging::remove_leftovers(&cache.dir().join("staging"))?;
             let asides = Asides::open(cache.dir(), limit_bytes, cluster)?;
-            Ok((cache, asides))
+            let pins = cache.pins();
+            Ok((cache, asides, pins))
         };
         write::blocking(open).await
     }

@@ -1,13 +1,13 @@
 //! Warming: [`Client::warm`] brings files into the cache before anybody reads them.
 
 use super::Client;
-use super::catalog::Scope;
+use super::catalog::{Catalog, Catalogs, Scope, find};
 use super::path::shown;
 use super::schedule::{EpochOrder, plain};
 use super::write::blocking;
 use crate::cache::{self, Cache, CacheKey, Warmth};
-use crate::error::{Error, Kind, Result};
-use crate::meta::FileKind;
+use crate::error::{Context, Error, Kind, Result};
+use crate::meta::{FileKind, MetaSession};
 use crate::prefetch::{DataFile, Dataset};
 use std::sync::Arc;
 
@@ -121,9 +121,11 @@ impl Client {
 
     async fn named(&self, WarmOrder { path, order }: WarmOrder) -> Result<Named> {
         let is_root = plain(&path).is_empty();
-        let Some(order) = order else { return Ok(Named::all(self.files_at(&path).await?)) };
+        let Some(order) = order else {
+            return Ok(Named::all(list(self.meta(), &self.inner.catalogs, &path).await?.files));
+        };
         order.check_entries()?;
-        let below = if is_root { None } else { Some(self.files_at(&path).await?) };
+        let below = if is_root { None } else { Some(list(self.meta(), &self.inner.catalogs, &path).await?.files) };
         let (order, scope) = blocking(move || {
             let scope = order.scope();
             Ok((order, scope))
@@ -147,24 +149,63 @@ impl Client {
         })
         .await
     }
+}
 
-    /// A file, or all below a folder, as they are now.
-    async fn files_at(&self, path: &[u8]) -> Result<Arc<Dataset>> {
-        let attr = self.stat(path).await?;
-        match attr.kind {
-            FileKind::Directory => {
-                let scope = Scope::Tree(plain(path).into_owned());
-                Ok(self.inner.catalogs.anew(self.meta(), scope).await?.dataset().clone())
-            }
-            FileKind::File => {
-                let key = CacheKey { ino: attr.ino, version: attr.version };
-                Dataset::new(vec![DataFile { key, bytes: attr.size }])
-            }
-            _ => {
-                let message = format!("{} is no file or folder: only these are brought into the cache", shown(path));
-                Err(Error::new(Kind::InvalidInput, message))
-            }
+/// The files at a path, as they were when they were listed.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub files: Arc<Dataset>,
+    /// Of a folder.
+    catalog: Option<Arc<Catalog>>,
+}
+
+/// A file, or all below a folder, as they are now.
+///
+/// # Errors
+/// `NotFound` if there is nothing, `InvalidInput` if it is no file or folder, `TooLarge` for too many files, or what metadata answers.
+pub(super) async fn list(meta: &MetaSession, catalogs: &Catalogs, path: &[u8]) -> Result<Listed> {
+    let attr = find(meta, &plain(path)).await.context(|| shown(path))?;
+    match attr.kind {
+        FileKind::Directory => {
+            let catalog = catalogs.anew(meta, Scope::Tree(plain(path).into_owned())).await?;
+            Ok(Listed { files: catalog.dataset().clone(), catalog: Some(catalog) })
         }
+        FileKind::File => {
+            let key = CacheKey { ino: attr.ino, version: attr.version };
+            Ok(Listed { files: Dataset::new(vec![DataFile { key, bytes: attr.size }])?, catalog: None })
+        }
+        _ => {
+            let message = format!("{} is no file or folder: only these are brought into the cache", shown(path));
+            Err(Error::new(Kind::InvalidInput, message))
+        }
+    }
+}
+
+impl Listed {
+    /// That there is nothing.
+    ///
+    /// # Errors
+    /// None.
+    pub fn nothing() -> Result<Listed> {
+        Ok(Listed { files: Dataset::new(Vec::new())?, catalog: None })
+    }
+
+    /// Whether a folder still lists the same, as far as that can be told without listing it. A file does not tell.
+    pub async fn is_current(&self, meta: &MetaSession) -> bool {
+        match &self.catalog {
+            Some(catalog) => catalog.is_current(meta).await,
+            None => false,
+        }
+    }
+
+    /// Has it listed again when it is looked at next.
+    pub fn forget_source(&mut self) {
+        self.catalog = None;
+    }
+
+    /// Whether the same files are in both, in the same versions.
+    pub fn is_same(&self, other: &Listed) -> bool {
+        self.files.files() == other.files.files()
     }
 }
 

@@ -70,7 +70,18 @@ async fn regression_09_leftovers_in_the_cache_folder_are_never_content() {
     std::fs::create_dir_all(dir.path().join("staging")).expect("folder");
     std::fs::write(dir.path().join("staging/2"), "left").expect("written");
     std::fs::write(dir.path().join("files/00/0000000000000000"), "left").expect("written");
-    let client = rig.client_with(Client::builder().cache_dir(dir.path())).await;
+    // Tasks of the one before let go of the folder a moment after it.
+    let own = async {
+        loop {
+            let client = rig.client_with(Client::builder().cache_dir(dir.path())).await;
+            if client.cache_dir() == Some(dir.path()) {
+                return client;
+            }
+            drop(client);
+            tokio::task::yield_now().await;
+        }
+    };
+    let client = tokio::time::timeout(std::time::Duration::from_secs(60), own).await.expect("the folder is free");
     client.write_file("/a", "good").await.expect("written");
     assert_eq!(client.read_file("/a").await.expect("read"), "good");
     assert!(!dir.path().join("staging/2").exists());
