@@ -9,6 +9,7 @@ use torchfs_tests::{Mount, Noise, run as run_command};
 
 const LARGE_FILES: usize = 12;
 const LARGE_BYTES: usize = 80_000_000;
+const LARGE_ROUNDS: usize = 3;
 const SMALL_FILES: usize = 4_000;
 const SMALL_BYTES: usize = 64 * 1024;
 const LONG_BYTES: usize = 4 << 30;
@@ -72,33 +73,32 @@ fn in_turn(times: usize, mount: &Path, local: &Path, files: usize) -> (f64, f64)
     (median(ours), median(theirs))
 }
 
-fn best(times: usize, mut rate: impl FnMut() -> f64) -> f64 {
-    (0..times).map(|_| rate()).fold(0.0, f64::max)
-}
-
 const MB: f64 = 1e6;
 
 fn large(bench: &Bench, local: &Path) {
-    let target = tempfile::Builder::new().prefix("torchfs-bench-").tempdir_in("/dev/shm").expect("a tmpfs");
-    let get = |number: usize| {
-        let out = target.path().join(number.to_string());
+    let memory = tempfile::Builder::new().prefix("torchfs-bench-").tempdir_in("/dev/shm").expect("a tmpfs");
+    let get = |target: &Path| {
+        let out = target.join("got");
         let get = || drop(bench.cluster.torchfs(["get", "-r", "/reading/large", out.to_str().expect("plain")]).ok());
         let taken = seconds(get);
         fs::remove_dir_all(&out).expect("removes");
         (LARGE_FILES * LARGE_BYTES) as f64 / taken
     };
-    // The storage nodes' page cache is warm for both.
-    get(0);
-    let baseline = best(2, || get(1));
-    let mut cold = Vec::new();
-    for number in 0..2 {
-        let mount = Mount::start(&bench.cluster, &format!("large-{number}"));
+    // The storage nodes' page cache is warm for all of them.
+    get(memory.path());
+    let (mut cold, mut to_memory, mut to_disk) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..LARGE_ROUNDS {
+        to_memory.push(get(memory.path()));
+        to_disk.push(get(bench.disk.path()));
+        let mount = Mount::start(&bench.cluster, &format!("large-{round}"));
         cold.push(read_rate(&mount.join("reading/large"), LARGE_FILES));
         mount.unmount();
     }
-    row("80 MB files, cold", "MB/s", cold.into_iter().fold(0.0, f64::max) / MB, baseline / MB, "torchfs get to tmpfs");
+    let cold = median(cold) / MB;
+    row("80 MB files, cold", "MB/s", cold, median(to_memory) / MB, "torchfs get to tmpfs");
+    row("80 MB files, cold", "MB/s", cold, median(to_disk) / MB, "torchfs get to the disk that the cache is on");
 
-    let mount = Mount::start(&bench.cluster, "large-1");
+    let mount = Mount::start(&bench.cluster, &format!("large-{}", LARGE_ROUNDS - 1));
     let folder = mount.join("reading/large");
     let (ours, theirs) = in_turn(5, &folder, local, LARGE_FILES);
     row("80 MB files, cached, page cache warm", "MB/s", ours / MB, theirs / MB, "local disk, page cache warm");
