@@ -7,7 +7,7 @@ use crate::reply::{
     xattr_list,
 };
 use crate::unmount::own_attribute;
-use crate::volume::{Answer, Change, Seek, Volume, attr_change, new_inode, readable_xattr};
+use crate::volume::{Answer, Change, Seek, Volume, WriteAt, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
@@ -301,7 +301,7 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -310,7 +310,7 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         self.answer_write(
             Record { handle: handle.0, offset, len: len.into(), ..call(Op::Write, request, ino) },
-            |volume| async move { volume.write(handle.0, offset, data, caller).await.map(|()| len) },
+            |volume| async move { volume.write(handle.0, WriteAt::of(offset, flags), data, caller).await.map(|()| len) },
             |result| match result {
                 Ok(len) => reply.written(len),
                 Err(errno) => reply.error(errno),

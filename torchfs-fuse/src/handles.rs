@@ -74,6 +74,14 @@ pub struct Pages {
     pub parent: Option<InodeId>,
 }
 
+impl Pages {
+    /// Entry `number` of the listing, if it is on the page that is loaded.
+    pub fn entry(&self, number: u64) -> Option<&DirEntry> {
+        let first = self.starts.get(self.page)?.0;
+        self.entries.get(usize::try_from(number.checked_sub(first)?).ok()?)
+    }
+}
+
 /// What the handles of one inode share.
 #[derive(Debug)]
 struct OpenInode {
@@ -201,6 +209,17 @@ impl Handles {
     pub fn tell(&self, attr: &Attr) {
         if attr.kind == FileKind::File {
             self.tables().known(attr.ino, attr.version).told = attr.version;
+        }
+    }
+
+    /// A read ended at the end of the version that is open: if it went through the page cache, the kernel takes that for the size of the file,
+    /// whatever it was told.
+    pub fn ended(&self, open: &OpenFile) {
+        let Attr { ino, version, .. } = open.file.attr();
+        if matches!(open.io, IoMode::Cached)
+            && let Some(known) = self.tables().known.get_mut(&ino)
+        {
+            known.told = version;
         }
     }
 

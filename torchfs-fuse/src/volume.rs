@@ -15,7 +15,8 @@ use crate::special::Special;
 use crate::stats::MountStats;
 use crate::told::Told;
 use crate::tracer::Tracer;
-use fuser::BackingId;
+use fuser::{BackingId, OpenFlags};
+use rustix::fs::OFlags;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
@@ -348,19 +349,25 @@ impl Volume {
             let start = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
             return Ok(text.slice(start..text.len().min(start.saturating_add(len))));
         }
-        self.handles.file(handle)?.file.read_at(offset, len).await
+        let open = self.handles.file(handle)?;
+        let data = open.file.read_at(offset, len).await?;
+        if data.len() < len {
+            self.handles.ended(&open);
+        }
+        Ok(data)
     }
 
-    pub async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes, caller: Caller) -> Result<()> {
+    pub async fn write(&self, handle: u64, at: WriteAt, data: bytes::Bytes, caller: Caller) -> Result<()> {
         if let Some(text) = self.orders.text(handle) {
-            return text.write(offset, &data, caller);
+            return text.write(at.offset(0), &data, caller);
         }
         if let Some(talk) = self.control.talk(handle) {
-            return talk.write(offset, &data).await;
+            return talk.write(at.offset(0), &data).await;
         }
         let open = self.handles.file(handle)?;
         open.add_writer(caller);
-        open.change().write_at(offset, data).await
+        let file = open.change();
+        file.write_at(at.offset(file.attr().size), data).await
     }
 
     /// close(2) of any descriptor of the handle: commits what was changed through it. A process that only inherited the
@@ -505,6 +512,31 @@ pub struct OpenHow {
     pub truncate: bool,
     /// Who opens it, if for writing.
     pub writer: Option<Caller>,
+}
+
+/// Where write(2) writes.
+#[derive(Clone, Copy, Debug)]
+pub enum WriteAt {
+    /// There.
+    Offset(u64),
+    /// At the end (O_APPEND), which the kernel takes to be there. It may be wrong: see [`Handles::ended`].
+    End(u64),
+}
+
+impl WriteAt {
+    /// What the kernel asks for.
+    pub fn of(offset: u64, flags: OpenFlags) -> Self {
+        let appends = OFlags::from_bits_retain(flags.0 as u32).contains(OFlags::APPEND);
+        if appends { WriteAt::End(offset) } else { WriteAt::Offset(offset) }
+    }
+
+    /// Where in a file of so many bytes.
+    fn offset(self, bytes: u64) -> u64 {
+        match self {
+            WriteAt::Offset(offset) => offset,
+            WriteAt::End(offset) => offset.max(bytes),
+        }
+    }
 }
 
 /// What fallocate(2) does to a range.

@@ -305,6 +305,12 @@ impl MetaSession {
         self.line.cache.forget(&[Change::Inode(ino)]);
     }
 
+    /// What [`MetaSession::lookup`] finds at this moment, if that is remembered: nobody is asked.
+    #[must_use]
+    pub fn remembered_entry(&self, parent: InodeId, name: &Name) -> Option<Attr> {
+        self.line.cache.remembered(parent, name)
+    }
+
     /// [`MetaQuery::Lookup`].
     ///
     /// # Errors

@@ -10,6 +10,15 @@ use torchfs_core::{InodeId, Result};
 /// Entries asked of metadata at a time.
 const PAGE_ENTRIES: u32 = 1024;
 
+/// When a page was fetched.
+#[derive(Clone, Copy, Debug)]
+enum Age {
+    /// For this request.
+    New,
+    /// For an earlier one.
+    Old,
+}
+
 /// An entry as readdir wants it.
 #[derive(Debug)]
 pub struct ListedEntry<'a> {
@@ -50,11 +59,19 @@ impl Volume {
             }
         }
         let mut number = offset.saturating_sub(2);
+        // What the kernel is given it takes for the state of now, so what was fetched for an earlier request is of no use by itself.
+        let mut age = Age::Old;
         loop {
-            self.load_page(&dir, &mut pages, number).await?;
-            let first = pages.starts[pages.page].0;
-            while let Some(entry) = pages.entries.get((number - first) as usize) {
-                if take(self.listed(dir.ino, entry, number + 3)) {
+            if self.load_page(&dir, &mut pages, number).await? {
+                age = Age::New;
+            }
+            while let Some(entry) = pages.entry(number) {
+                let Some(attr) = self.attr_of(dir.ino, entry, age) else {
+                    self.fetch_from(&dir, &mut pages, number).await?;
+                    age = Age::New;
+                    continue;
+                };
+                if take(self.listed(dir.ino, entry, attr, number + 3)) {
                     return Ok(());
                 }
                 number += 1;
@@ -65,26 +82,31 @@ impl Volume {
         }
     }
 
-    fn listed<'a>(&self, dir: InodeId, entry: &'a DirEntry, next: u64) -> ListedEntry<'a> {
-        ListedEntry {
-            dir,
-            ino: entry.attr.ino,
-            kind: entry.attr.kind,
-            name: entry.name.as_bytes(),
-            next,
-            attr: Some(self.with_writes(entry.attr.clone())),
+    /// The attributes of an entry as they are now, if they are known.
+    fn attr_of(&self, dir: InodeId, entry: &DirEntry, age: Age) -> Option<Attr> {
+        match age {
+            Age::New => Some(entry.attr.clone()),
+            Age::Old => self.client.meta().remembered_entry(dir, &entry.name),
         }
     }
 
-    /// Loads the page that holds entry `number`, walking forward from the last page known.
-    async fn load_page(&self, dir: &OpenDir, pages: &mut Pages, number: u64) -> Result<()> {
+    fn listed<'a>(&self, dir: InodeId, entry: &'a DirEntry, attr: Attr, next: u64) -> ListedEntry<'a> {
+        let attr = self.with_writes(attr);
+        ListedEntry { dir, ino: attr.ino, kind: attr.kind, name: entry.name.as_bytes(), next, attr: Some(attr) }
+    }
+
+    /// Loads the page that holds entry `number`, walking forward from the last page known; whether metadata was asked.
+    async fn load_page(&self, dir: &OpenDir, pages: &mut Pages, number: u64) -> Result<bool> {
+        let mut is_asked = false;
         if pages.starts.is_empty() {
             pages.starts.push((0, None));
             self.fetch_page(dir, pages, 0).await?;
+            is_asked = true;
         }
         let wanted = pages.starts.partition_point(|(first, _)| *first <= number) - 1;
         if wanted != pages.page {
             self.fetch_page(dir, pages, wanted).await?;
+            is_asked = true;
         }
         while pages.more && number >= pages.starts[pages.page].0 + pages.entries.len() as u64 {
             let next = pages.page + 1;
@@ -94,8 +116,21 @@ impl Volume {
                 pages.starts.push((first, after));
             }
             self.fetch_page(dir, pages, next).await?;
+            is_asked = true;
         }
-        Ok(())
+        Ok(is_asked)
+    }
+
+    /// Has a new page begin with the entry that the loaded one has as `number`.
+    async fn fetch_from(&self, dir: &OpenDir, pages: &mut Pages, number: u64) -> Result<()> {
+        let (page, first) = (pages.page, pages.starts[pages.page].0);
+        pages.starts.truncate(page + 1);
+        if number == first {
+            return self.fetch_page(dir, pages, page).await;
+        }
+        let before = pages.entry(number - 1).map(|entry| entry.name.clone());
+        pages.starts.push((number, before));
+        self.fetch_page(dir, pages, page + 1).await
     }
 
     async fn fetch_page(&self, dir: &OpenDir, pages: &mut Pages, page: usize) -> Result<()> {

@@ -9,7 +9,7 @@ mod names;
 mod told;
 
 use super::unnamed::is_decided;
-use super::{Change, Changed, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Name, Watch, Wish};
+use super::{Attr, Change, Changed, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Name, Watch, Wish};
 use crate::error::{Kind, Result};
 use crate::ids::{ClientId, InodeId};
 use crate::settings::{LEASE, LEASE_IDLE, LEASE_MARGIN};
@@ -173,6 +173,16 @@ impl MetaCache {
         }
         state.answers.learn(asked, query, &answer);
         answer
+    }
+
+    /// What a name leads to, if that need not be asked.
+    pub fn remembered(&self, parent: InodeId, name: &Name) -> Option<Attr> {
+        let mut state = self.state();
+        state.lease.filter(Lease::holds)?;
+        match state.answers.answer(&MetaQuery::Lookup { parent, name: name.clone() })? {
+            Ok(MetaAnswer::Attr(attr)) => Some(attr),
+            _ => None,
+        }
     }
 
     /// Has a part of a folder remembered that is likely looked up next.

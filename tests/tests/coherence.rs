@@ -1,0 +1,159 @@
+//! What the kernel is told never takes back what was acknowledged: readers of older versions and long listings are between the
+//! changes of others.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use torchfs_tests::{Mount, mounted_or_skip};
+
+/// As read(2) has it, without asking how long the file is.
+fn read_plainly(path: &Path) -> Vec<u8> {
+    let mut file = File::open(path).expect("opens");
+    let (mut all, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).expect("reads") {
+            0 => return all,
+            bytes => all.extend_from_slice(&buffer[..bytes]),
+        }
+    }
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    let mut file = OpenOptions::new().append(true).open(path).expect("opens");
+    file.write_all(bytes).expect("writes");
+}
+
+#[test]
+fn a_reader_that_comes_to_the_end_of_an_older_version_shortens_the_file_for_nobody() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let (first, second) = ([b'1'; 10], [b'2'; 90]);
+    for round in 0..12 {
+        let (appends, keeps) = (round % 2 == 0, round % 4 < 2);
+        let (here, there) = (one.join(&format!("{round}")), two.join(&format!("{round}")));
+        fs::write(&here, first).expect("writes");
+        let reader = File::open(&there).expect("opens");
+        let mut buffer = vec![0; 100_000];
+        assert_eq!(reader.read_at(&mut buffer, 0).expect("reads"), 10);
+        let mut expected = [first.as_slice(), &second].concat();
+        if appends {
+            append(&here, &second);
+        } else {
+            fs::write(&here, &expected).expect("writes");
+        }
+        let old = reader.read_at(&mut buffer, 0).expect("reads");
+        assert_eq!(&buffer[..old], &first, "round {round}: it goes on with what it opened");
+        let kept = keeps.then_some(reader);
+        assert!(read_plainly(&there) == expected, "round {round}: an open after a close sees all of it");
+        if let Some(reader) = &kept {
+            reader.read_at(&mut buffer, 0).expect("reads");
+        }
+        append(&there, b"hello");
+        expected.extend_from_slice(b"hello");
+        assert!(read_plainly(&here) == expected, "round {round}: what is appended comes after what was there");
+    }
+    two.unmount();
+    one.unmount();
+}
+
+const LISTED: usize = 300;
+
+/// Far behind what the first request brings.
+const AT: usize = 250;
+
+/// A folder with so many and so long names that a listing takes many requests.
+struct Listing {
+    folder: PathBuf,
+    entries: fs::ReadDir,
+}
+
+fn name(number: usize) -> String {
+    format!("f{number:0250}")
+}
+
+impl Listing {
+    /// Begins to list a new folder.
+    fn begin(mount: &Mount, text: &str) -> Listing {
+        let folder = mount.join(text);
+        fs::create_dir(&folder).expect("makes");
+        for number in 0..LISTED {
+            File::create_new(folder.join(name(number))).expect("makes");
+        }
+        let mut entries = fs::read_dir(&folder).expect("lists");
+        entries.next().expect("an entry").expect("lists");
+        Listing { folder, entries }
+    }
+
+    fn path(&self, number: usize) -> PathBuf {
+        self.folder.join(name(number))
+    }
+
+    /// Lists the rest, and looks at each file but one, so that the kernel asks for attributes too.
+    fn finish(mut self, but: usize) -> usize {
+        let but = name(but);
+        let mut count = 1;
+        for entry in &mut self.entries {
+            let entry = entry.expect("lists");
+            if entry.file_name().to_string_lossy() != but {
+                drop(entry.metadata());
+            }
+            count += 1;
+        }
+        count
+    }
+}
+
+#[test]
+fn a_listing_that_was_begun_earlier_brings_nothing_back() {
+    let Some((_cluster, mount)) = mounted_or_skip() else { return };
+    let listing = Listing::begin(&mount, "unlink");
+    let path = listing.path(AT);
+    fs::remove_file(&path).expect("removes");
+    assert!(listing.finish(AT) >= LISTED - 1);
+    assert!(!path.exists());
+    File::create_new(&path).expect("the name is free");
+
+    let listing = Listing::begin(&mount, "rename");
+    let (path, other) = (listing.path(AT), listing.folder.join("zz"));
+    fs::rename(&path, &other).expect("renames");
+    assert!(listing.finish(AT) >= LISTED - 1);
+    assert!(!path.exists() && other.exists());
+
+    let listing = Listing::begin(&mount, "replace");
+    let (path, other) = (listing.path(AT), listing.folder.join("zz"));
+    fs::write(&other, b"another").expect("writes");
+    fs::rename(&other, &path).expect("renames");
+    assert!(listing.finish(AT) >= LISTED - 1);
+    assert_eq!(fs::read(&path).expect("reads"), b"another");
+
+    let listing = Listing::begin(&mount, "chmod");
+    let path = listing.path(AT);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("sets");
+    assert_eq!(listing.finish(AT), LISTED);
+    assert_eq!(path.metadata().expect("is there").mode() & 0o777, 0o600);
+    mount.unmount();
+}
+
+#[test]
+fn a_listing_that_was_begun_earlier_does_not_shorten_files_that_were_written_since() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    for writes_elsewhere in [false, true] {
+        let listing = Listing::begin(&one, if writes_elsewhere { "elsewhere" } else { "here" });
+        let path = listing.path(AT);
+        let written = if writes_elsewhere { two.join("elsewhere").join(name(AT)) } else { path.clone() };
+        fs::write(&written, [b'n'; 5000]).expect("writes");
+        let mut held = OpenOptions::new().read(true).append(true).open(&path).expect("opens");
+        assert!(listing.finish(LISTED) == LISTED);
+        assert_eq!(held.metadata().expect("is there").len(), 5000);
+        let mut buffer = vec![0; 10_000];
+        assert_eq!(held.read_at(&mut buffer, 0).expect("reads"), 5000);
+        held.write_all(b"hello").expect("appends");
+        drop(held);
+        let bytes = read_plainly(&path);
+        assert!(bytes.len() == 5005 && bytes.ends_with(b"nhello"), "{} bytes", bytes.len());
+    }
+    two.unmount();
+    one.unmount();
+}
