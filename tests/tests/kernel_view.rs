@@ -32,7 +32,7 @@ fn a_reader_that_comes_to_the_end_of_an_older_version_shortens_the_file_for_nobo
     let (first, second) = ([b'1'; 10], [b'2'; 90]);
     for round in 0..12 {
         let (appends, keeps) = (round % 2 == 0, round % 4 < 2);
-        let (here, there) = (one.join(&format!("{round}")), two.join(&format!("{round}")));
+        let (here, there) = (one.join(format!("{round}")), two.join(format!("{round}")));
         fs::write(&here, first).expect("writes");
         let reader = File::open(&there).expect("opens");
         let mut buffer = vec![0; 100_000];
