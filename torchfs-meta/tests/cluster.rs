@@ -119,7 +119,7 @@ async fn every_outcome_reaches_the_caller() {
     assert_eq!(missing.kind(), Kind::NotFound);
     let replies = session.batch(vec![mkdir_op("a"), mkdir_op("b")]).await.expect("a batch");
     assert_eq!(replies[0].as_ref().expect_err("taken").kind(), Kind::Exists);
-    assert!(matches!(replies[1], Ok(MetaReply::Attr(_))));
+    assert!(matches!(replies[1], Ok(MetaReply::Named { .. })));
     let too_many = session.batch(vec![mkdir_op("x"); 1025]).await.expect_err("too many");
     assert_eq!(too_many.kind(), Kind::InvalidInput);
     let collect = InternalOp::Collect { before: Timestamp::default(), clients_before: Timestamp::default() };
@@ -146,7 +146,7 @@ async fn everything_that_is_old_enough_is_collected_at_once() {
     }
     let begin = Instant::now();
     for reply in made {
-        let MetaReply::Attr(attr) = reply.expect("made") else { panic!("no attributes") };
+        let MetaReply::Named { attr, .. } = reply.expect("made") else { panic!("no attributes") };
         while session.attr(attr.ino).await.is_ok() {
             assert!(begin.elapsed() < Duration::from_secs(36), "inode {} is still there", attr.ino);
             tokio::time::sleep(Duration::from_millis(50)).await;

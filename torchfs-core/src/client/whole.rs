@@ -4,7 +4,7 @@ use super::path::shown;
 use super::{Client, File, OpenMode};
 use crate::error::{Context, Error, Kind, Result};
 use crate::layout::{Extent, Stripe};
-use crate::meta::{Attr, ContentChange, FileKind, IfExists, MetaOp, MetaReply, NewKind};
+use crate::meta::{Attr, ContentChange, FileKind, IfExists, MetaOp, NewKind};
 use bytes::Bytes;
 
 impl Client {
@@ -82,10 +82,7 @@ impl Client {
             if_exists: IfExists::Replace,
             content: Some(content),
         };
-        match self.meta().apply(op).await? {
-            MetaReply::Attr(attr) => Ok(attr),
-            other => Err(Error::new(Kind::Protocol, format!("metadata gave an answer of the wrong kind: {other:?}"))),
-        }
+        self.meta().apply_for_attr(op).await
     }
 }
 

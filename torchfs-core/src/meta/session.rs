@@ -152,7 +152,8 @@ impl MetaSession {
         answer
     }
 
-    async fn apply_for_attr(&self, op: MetaOp) -> Result<Attr> {
+    /// As [`MetaSession::apply`], for operations that answer with the inode they are about.
+    pub(crate) async fn apply_for_attr(&self, op: MetaOp) -> Result<Attr> {
         let reply = self.apply(op).await?;
         expect_variant!(reply, MetaReply::Attr(attr) | MetaReply::Named { attr, .. } => attr)
     }

@@ -38,9 +38,7 @@ pub(super) async fn put_reader(
     let inode = NewInode { kind: NewKind::File, mode: mode & 0o7777, uid, gid, mtime: None };
     let if_exists = IfExists::Replace;
     let op = MetaOp::Create { parent: resolved.parent, name, inode, if_exists, content: Some(content) };
-    let reply = client.meta().apply(op).await.context(shown)?;
-    let nonsense = || Error::new(Kind::Protocol, format!("metadata gave an answer of the wrong kind: {reply:?}"));
-    reply.attr().cloned().ok_or_else(nonsense)
+    client.meta().apply_for_attr(op).await.context(shown)
 }
 
 /// A stream's content on storage nodes, of which metadata knows nothing yet.
