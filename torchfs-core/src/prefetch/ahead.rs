@@ -10,7 +10,7 @@ use std::ops::Range;
 const LOOKED_AT_MAX: usize = 4096;
 
 /// The urgent window is this part of the bytes that an epoch must fetch.
-const URGENT_PART: u64 = 200;
+pub(super) const URGENT_PART: u64 = 200;
 
 /// Fetches what the timeline says is read next and is not held.
 ///
@@ -34,7 +34,15 @@ pub struct Scheduled {
 
 impl Default for Scheduled {
     fn default() -> Self {
-        Scheduled::with_urgent_part(URGENT_PART)
+        Scheduled {
+            urgent_part: URGENT_PART,
+            ahead: BTreeMap::new(),
+            places: HashMap::new(),
+            ahead_bytes: 0,
+            scanned: HashMap::new(),
+            failed: BTreeSet::new(),
+            revision: 0,
+        }
     }
 }
 
@@ -78,16 +86,8 @@ impl PrefetchPolicy for Scheduled {
 
 impl Scheduled {
     /// Takes for urgent what is within another part than 0.5 % (a two hundredth) of what an epoch must fetch.
-    pub(super) fn with_urgent_part(urgent_part: u64) -> Self {
-        Scheduled {
-            urgent_part,
-            ahead: BTreeMap::new(),
-            places: HashMap::new(),
-            ahead_bytes: 0,
-            scanned: HashMap::new(),
-            failed: BTreeSet::new(),
-            revision: 0,
-        }
+    pub(super) fn set_urgent_part(&mut self, urgent_part: u64) {
+        self.urgent_part = urgent_part;
     }
 
     /// Of the entries that are neither read nor held nor too large the one that is nearest to its head.

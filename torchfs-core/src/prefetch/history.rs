@@ -19,7 +19,7 @@ const DISBELIEVED_OPENS: u32 = 8;
 /// Fewer files than these are in any order by chance.
 const FILES_MIN: usize = 2 * SLACK as usize;
 
-/// As [`Scheduled`] has it, and three times as much: an order that repeats misses the same run of files in each epoch, with no hit
+/// As [`Scheduled`] has it, and three times as much for what is predicted: an order that repeats misses the same run of files in each epoch, with no hit
 /// in between that would let the window grow.
 const URGENT_PART: u64 = 64;
 
@@ -43,13 +43,7 @@ pub struct History {
 
 impl Default for History {
     fn default() -> Self {
-        History {
-            scheduled: Scheduled::with_urgent_part(URGENT_PART),
-            last: None,
-            current: Order::default(),
-            strayed: 0,
-            prediction: None,
-        }
+        History { scheduled: Scheduled::default(), last: None, current: Order::default(), strayed: 0, prediction: None }
     }
 }
 
@@ -77,6 +71,8 @@ impl PrefetchPolicy for History {
         {
             self.predict(file, timeline);
         }
+        let urgent_part = if self.prediction.is_some() { URGENT_PART } else { super::ahead::URGENT_PART };
+        self.scheduled.set_urgent_part(urgent_part);
         self.scheduled.note(event, timeline);
     }
 
