@@ -1,5 +1,6 @@
 //! Fetching in the announced order.
 
+use super::history::PREDICTED_EPOCHS;
 use super::{DataFile, PrefetchEvent, PrefetchPolicy, Timeline, Urgency, View, Wanted};
 use crate::cache::CacheKey;
 use crate::cache::policy::Plan;
@@ -9,17 +10,20 @@ use std::ops::Range;
 /// Most entries looked at for one answer; the search goes on at the next question.
 const LOOKED_AT_MAX: usize = 4096;
 
-/// The urgent window is this part of the bytes that an epoch must fetch.
-pub(super) const URGENT_PART: u64 = 200;
+/// The urgent window is this part of the bytes that an announced epoch must fetch.
+const URGENT_PART: u64 = 200;
+
+/// The same of a predicted one, three times as wide: an order that repeats misses the same run of files in each epoch, and no
+/// hit in between would let the window grow.
+const URGENT_PART_PREDICTED: u64 = 64;
 
 /// Fetches what the timeline says is read next and is not held.
 ///
 /// What it fetches is *urgent* while no more than 0.5 % of what the epoch must fetch at least (its bytes less the size of the
-/// cache) would then be fetched and not yet read, or nothing at all. So few entries can be given up per epoch for what
+/// cache; 1.6 % in a predicted epoch) would then be fetched and not yet read, or nothing at all. So few entries can be given up per epoch for what
 /// comes before them: with each file that is read, one more that is not needed any more can give way instead.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scheduled {
-    urgent_part: u64,
     /// What was fetched and is not read yet, by place.
     ahead: BTreeMap<u64, DataFile>,
     places: HashMap<CacheKey, u64>,
@@ -30,20 +34,6 @@ pub struct Scheduled {
     failed: BTreeSet<u64>,
     /// Of the timeline to which the places belong.
     revision: u64,
-}
-
-impl Default for Scheduled {
-    fn default() -> Self {
-        Scheduled {
-            urgent_part: URGENT_PART,
-            ahead: BTreeMap::new(),
-            places: HashMap::new(),
-            ahead_bytes: 0,
-            scanned: HashMap::new(),
-            failed: BTreeSet::new(),
-            revision: 0,
-        }
-    }
 }
 
 impl PrefetchPolicy for Scheduled {
@@ -85,11 +75,6 @@ impl PrefetchPolicy for Scheduled {
 }
 
 impl Scheduled {
-    /// Takes for urgent what is within another part than 0.5 % (a two hundredth) of what an epoch must fetch.
-    pub(super) fn set_urgent_part(&mut self, urgent_part: u64) {
-        self.urgent_part = urgent_part;
-    }
-
     /// Of the entries that are neither read nor held nor too large the one that is nearest to its head.
     fn search(&mut self, timeline: &Timeline, view: &View<'_>) -> Option<(u64, DataFile)> {
         let stretches = timeline.stretches();
@@ -124,8 +109,9 @@ impl Scheduled {
     }
 
     fn urgency(&self, timeline: &Timeline, place: u64, bytes: u64, limit_bytes: u64) -> Urgency {
-        let must = timeline.epoch_bytes(place).unwrap_or(0).saturating_sub(limit_bytes);
-        let fits = self.ahead.is_empty() || self.ahead_bytes + bytes <= must / self.urgent_part;
+        let (epoch, epoch_bytes) = timeline.epoch_bytes(place).unwrap_or_default();
+        let part = if epoch < PREDICTED_EPOCHS { URGENT_PART } else { URGENT_PART_PREDICTED };
+        let fits = self.ahead.is_empty() || self.ahead_bytes + bytes <= epoch_bytes.saturating_sub(limit_bytes) / part;
         if fits { Urgency::Urgent } else { Urgency::Ahead }
     }
 

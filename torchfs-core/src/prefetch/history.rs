@@ -19,10 +19,6 @@ const DISBELIEVED_OPENS: u32 = 8;
 /// Fewer files than these are in any order by chance.
 const FILES_MIN: usize = 2 * SLACK as usize;
 
-/// As [`Scheduled`] has it, and three times as much for what is predicted: an order that repeats misses the same run of files in each epoch, with no hit
-/// in between that would let the window grow.
-const URGENT_PART: u64 = 64;
-
 /// Predicted epochs are numbered from here, so that any order that somebody announces takes their place.
 pub const PREDICTED_EPOCHS: u64 = 1 << 63;
 
@@ -31,7 +27,7 @@ const FILES_MAX: usize = 1 << 18;
 
 /// Remembers the order in which files are opened until one is opened again: an epoch. When the next one begins in the same
 /// order, it is announced, as if somebody had said so, and followed as by [`Scheduled`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct History {
     scheduled: Scheduled,
     last: Option<Order>,
@@ -39,12 +35,6 @@ pub struct History {
     /// Opens of this epoch that were not where the last order has them.
     strayed: u32,
     prediction: Option<Prediction>,
-}
-
-impl Default for History {
-    fn default() -> Self {
-        History { scheduled: Scheduled::default(), last: None, current: Order::default(), strayed: 0, prediction: None }
-    }
 }
 
 /// Files in the order in which they were opened.
@@ -71,8 +61,6 @@ impl PrefetchPolicy for History {
         {
             self.predict(file, timeline);
         }
-        let urgent_part = if self.prediction.is_some() { URGENT_PART } else { super::ahead::URGENT_PART };
-        self.scheduled.set_urgent_part(urgent_part);
         self.scheduled.note(event, timeline);
     }
 

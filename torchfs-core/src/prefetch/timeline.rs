@@ -252,10 +252,10 @@ impl Timeline {
         self.epoch_at(place).map(|epoch| epoch.first..epoch.end())
     }
 
-    /// How long all entries of the epoch around a place are together.
+    /// The number of the epoch around a place, and how long all its entries are together.
     #[must_use]
-    pub fn epoch_bytes(&self, place: u64) -> Option<u64> {
-        self.epoch_at(place).map(|epoch| epoch.schedule.bytes())
+    pub fn epoch_bytes(&self, place: u64) -> Option<(u64, u64)> {
+        self.epoch_at(place).map(|epoch| (epoch.schedule.epoch(), epoch.schedule.bytes()))
     }
 
     /// How long an entry is on average.
