@@ -152,7 +152,7 @@ impl Answers {
         let told = Told::by(op, reply);
         let pieces: Vec<_> = told.pieces.into_iter().filter(|(key, _)| self.counts(key.slot(), sent)).collect();
         let made: Vec<_> = told.made.into_iter().filter(|ino| self.counts(slot(*ino, None), sent)).collect();
-        let folders: Vec<InodeId> = touched.iter().filter_map(|change| self.named_folder(change)).collect();
+        let folders: Vec<InodeId> = inodes(&touched).filter(|ino| self.knows_names(*ino)).collect();
         self.forget(&touched);
         let now = self.now;
         made.into_iter().for_each(|ino| self.names.made(now, ino));
@@ -162,16 +162,14 @@ impl Answers {
         pieces.into_iter().for_each(|(key, piece)| self.put(key, now, piece));
     }
 
-    /// The folder, if its names are known.
-    fn named_folder(&self, change: &Change) -> Option<InodeId> {
-        let Change::Inode(ino) = change else { return None };
-        let asked = self.names.asked(*ino)?;
-        self.counts(slot(*ino, None), asked).then_some(*ino)
+    /// Whether it is a folder of which it is known what names it has.
+    fn knows_names(&self, folder: InodeId) -> bool {
+        self.names.asked(folder).is_some_and(|asked| self.counts(slot(folder, None), asked))
     }
 
     /// Up to which name it is known what names the folder has: all, if that is `None`.
     pub fn names_upto(&self, folder: InodeId) -> Option<Option<&Name>> {
-        self.named_folder(&Change::Inode(folder)).and_then(|folder| self.names.upto(folder))
+        if self.knows_names(folder) { self.names.upto(folder) } else { None }
     }
 
     /// What the question was answered with, if that can still be said.
@@ -188,9 +186,9 @@ impl Answers {
                     }
                     Some(_) => return None,
                     None => {
-                        let folder = self.named_folder(&Change::Inode(*parent))?;
+                        let is_missing = self.knows_names(*parent) && self.names.lacks(*parent, name);
                         let missing = || Error::new(Kind::NotFound, format!("there is no '{name}'"));
-                        return self.names.lacks(folder, name).then(|| Err(missing()));
+                        return is_missing.then(|| Err(missing()));
                     }
                 }
             }
@@ -287,8 +285,7 @@ impl Answers {
     }
 
     fn learn_entries(&mut self, asked: Moment, dir: InodeId, after: Option<&Name>, listing: &Listing) {
-        let is_known = self.named_folder(&Change::Inode(dir)).is_some();
-        if self.counts(slot(dir, None), asked) && (after.is_none() || is_known) {
+        if self.counts(slot(dir, None), asked) && (after.is_none() || self.knows_names(dir)) {
             self.names.listed(asked, dir, after, listing);
         }
         for entry in &listing.entries {
@@ -353,6 +350,10 @@ fn key_of_plain(query: &MetaQuery) -> Option<Key> {
         MetaQuery::Xattrs(ino) => Some(Key::Xattrs(*ino)),
         _ => None,
     }
+}
+
+fn inodes(changes: &[Change]) -> impl Iterator<Item = InodeId> {
+    changes.iter().filter_map(|change| if let Change::Inode(ino) = change { Some(*ino) } else { None })
 }
 
 /// Whether the failure says something of the namespace, and not of this attempt.

@@ -26,6 +26,8 @@ struct Far {
     /// State of a small generator of random numbers.
     random: AtomicU64,
     latency_us_max: u64,
+    /// How much longer commands are under way.
+    command_us: AtomicU64,
     /// Commands that are under way for long, if they are to be.
     delayed: Mutex<Option<Vec<Command>>>,
 }
@@ -34,7 +36,8 @@ impl Far {
     fn new(seed: u64, latency_us_max: u64) -> Arc<Self> {
         let memory = Arc::new(MemoryMeta::new(ClusterId(1), Profile::DEFAULT));
         let random = AtomicU64::new(seed | 1);
-        Arc::new(Far { memory, queries: AtomicU64::new(0), random, latency_us_max, delayed: Mutex::default() })
+        let (queries, command_us, delayed) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
+        Arc::new(Far { memory, queries, random, latency_us_max, command_us, delayed })
     }
 
     fn random(&self) -> u64 {
@@ -80,6 +83,7 @@ impl MetaStore for Far {
             delayed.push(command);
             return Err(Error::new(Kind::Timeout, "it takes too long"));
         }
+        sleep(Duration::from_micros(self.command_us.load(Ordering::Relaxed))).await;
         self.travel().await;
         let reply = self.memory.apply(command).await;
         self.travel().await;
@@ -383,6 +387,26 @@ async fn who_watches_anew_begins_with_nothing() {
     client.forget(made.ino);
     client.attr(made.ino).await.expect("is there");
     assert_eq!(far.queries(), before + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_was_under_way_when_watching_began_is_seen() {
+    let far = Far::new(8, 10_000);
+    let made = make(&far.client(), "a").await;
+    far.command_us.store(30_000, Ordering::Relaxed);
+    for round in 0..100 {
+        let client = far.client();
+        let watch_and_ask = async {
+            let watching = Watching::start(&client);
+            for _ in 0..10 {
+                client.attr(made.ino).await.expect("is there");
+            }
+            watching
+        };
+        let (changed, _watching) = tokio::join!(client.set_attr(made.ino, mode(round)), watch_and_ask);
+        changed.expect("sets");
+        assert_eq!(client.attr(made.ino).await.expect("is there").mode, round);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,12 +9,14 @@ mod names;
 mod told;
 
 use super::unnamed::is_decided;
-use super::{Attr, Change, Changed, Changes, Command, MetaAnswer, MetaQuery, MetaReply, MetaStore, Name, Watch, Wish};
+use super::{
+    Attr, Change, Changed, Changes, Command, MetaAnswer, MetaOp, MetaQuery, MetaReply, MetaStore, Name, Watch, Wish,
+};
 use crate::error::{Kind, Result};
 use crate::ids::{ClientId, InodeId};
 use crate::settings::{LEASE, LEASE_IDLE, LEASE_MARGIN};
 use ahead::Ahead;
-use answers::Answers;
+use answers::{Answers, Moment};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -96,21 +98,31 @@ fn slept() -> Duration {
     boot.saturating_sub(read(ClockId::Monotonic))
 }
 
-/// Has the cache forget what an operation touches if it has no answer, as when the future is dropped; and once more when it
-/// is told that it was done all the same.
-struct Lost<'a> {
+/// An operation that was sent. If it has no answer, as when the future is dropped, the cache forgets what it touches; and once
+/// more when it is told that it was done all the same.
+struct Sent<'a> {
     cache: &'a MetaCache,
-    touched: Vec<Change>,
+    op: MetaOp,
     request: u64,
+    at: Moment,
     is_answered: bool,
 }
 
-impl Drop for Lost<'_> {
+impl Sent<'_> {
+    fn answered(mut self, answer: &Result<MetaReply>) {
+        self.is_answered = answer.as_ref().map_or_else(|error| is_decided(error.kind()), |_| true);
+        if let Ok(reply) = answer {
+            self.cache.state().answers.done(self.at, &self.op, reply);
+        }
+    }
+}
+
+impl Drop for Sent<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
             let mut state = self.cache.state();
             state.lost = state.lost.max(Some(self.request));
-            state.answers.forget(&self.touched);
+            state.answers.forget(&self.op.touches());
         }
     }
 }
@@ -137,18 +149,10 @@ impl MetaCache {
 
     /// [`MetaStore::apply`].
     pub async fn apply(&self, command: Command) -> Result<MetaReply> {
-        let (request, touched) = (command.request.sequence, command.op.touches());
-        // Who does not watch remembers nothing.
-        let watched = {
-            let state = self.state();
-            state.seen.map(|_| (state.answers.now(), command.op.clone()))
-        };
-        let mut lost = Lost { cache: self, touched, request, is_answered: false };
+        let (op, request, at) = (command.op.clone(), command.request.sequence, self.state().answers.now());
+        let sent = Sent { cache: self, op, request, at, is_answered: false };
         let answer = self.store.apply(command).await;
-        lost.is_answered = answer.as_ref().map_or_else(|error| is_decided(error.kind()), |_| true);
-        if let (Some((sent, op)), Ok(reply)) = (watched, &answer) {
-            self.state().answers.done(sent, &op, reply);
-        }
+        sent.answered(&answer);
         answer
     }
 
