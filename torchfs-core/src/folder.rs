@@ -1,7 +1,9 @@
-//! Folders that a program takes as its own: a cache, a node's data, a local cluster.
+//! Folders that a program takes as its own: a cache, a node's data, a local cluster; and how files in them are replaced.
 
 use crate::error::{Error, IoContext, Kind, Result};
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 /// Makes a folder, and those above it, where there is none. True if it was not there.
@@ -37,9 +39,56 @@ pub fn foreign_entry(folder: &Path, is_ours: impl Fn(&OsStr) -> bool) -> Result<
     Ok(None)
 }
 
+/// Has the names in a folder survive a power cut: fsync(2).
+///
+/// # Errors
+/// What the operating system says.
+pub fn sync(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).io(|| format!("fsync {}", folder.display()))
+}
+
+/// Gives a file that is synced its final name, which survives a power cut.
+///
+/// # Errors
+/// What the operating system says.
+pub fn publish(aside: &Path, path: &Path) -> Result<()> {
+    std::fs::rename(aside, path).io(|| format!("rename {} to {}", aside.display(), path.display()))?;
+    sync(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Replaces a file: whatever happens, it is afterwards as it was or whole, and once this has returned, whole also after a
+/// power cut. It is written as `aside` at first, which may be left over.
+///
+/// # Errors
+/// What the operating system says.
+pub fn replace_file(path: &Path, aside: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = File::create(aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().io(|| format!("write {}", aside.display()))?;
+    publish(aside, path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (path, aside) = (folder.path().join("file"), folder.path().join("file.new"));
+        std::fs::write(&aside, "left over of an earlier try").expect("writes");
+        for text in ["one", "two"] {
+            replace_file(&path, &aside, text.as_bytes()).expect("replaces");
+            assert_eq!(std::fs::read_to_string(&path).expect("reads"), text);
+        }
+        assert!(!aside.exists());
+        let error = replace_file(&path, &folder.path().join("none/file.new"), b"three").expect_err("no such folder");
+        assert!(error.to_string().contains("none/file.new"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "two");
+    }
 
     #[test]
     fn a_file_in_the_way_is_named() {

@@ -2,14 +2,13 @@
 //! the nodes' own folders hold each other's addresses.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use tokio::net::TcpListener;
-use torchfs_core::folder::foreign_entry;
+use torchfs_core::folder::{foreign_entry, replace_file};
 use torchfs_core::layout::Profile;
-use torchfs_core::{Error, IoContext, Kind, Result};
+use torchfs_core::{Error, Kind, Result};
 
 /// First line of the file; the number changes with the format.
 const MAGIC: &str = "torchfs local cluster 1";
@@ -183,12 +182,8 @@ impl Plan {
     }
 
     fn write(&self, data: &Path) -> Result<()> {
-        let what = || format!("write {}", data.join(FILE).display());
-        let mut file = tempfile::NamedTempFile::new_in(data).io(what)?;
-        file.write_all(self.text().as_bytes()).io(what)?;
-        file.as_file().sync_all().io(what)?;
-        file.persist(data.join(FILE)).map_err(|error| error.error).io(what)?;
-        Ok(())
+        let path = data.join(FILE);
+        replace_file(&path, &path.with_extension("new"), self.text().as_bytes())
     }
 }
 

@@ -3,10 +3,9 @@
 //! It is replaced as a whole and synced, because losing a pin loses what somebody has asked for. One that is damaged, or of another
 //! cluster, names nothing.
 
-use crate::error::{Error, IoContext, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::folder;
 use crate::ids::ClusterId;
-use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 
 const MAGIC: &[u8; 8] = b"TFSCPINS";
@@ -52,16 +51,7 @@ impl PinFile {
     /// # Errors
     /// What the operating system reports; then the old ones stay.
     pub fn write(&self, pins: &[Vec<u8>]) -> Result<()> {
-        let (temporary, path) = (self.dir.join("pins.new"), self.dir.join("pins"));
-        let bytes = encode(pins, self.cluster)?;
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().io(|| format!("write {}", path.display()))
+        folder::replace_file(&self.dir.join("pins"), &self.dir.join("pins.new"), &encode(pins, self.cluster)?)
     }
 }
 

@@ -11,13 +11,13 @@ use super::overlay::{Piece, Source};
 use super::staging::Staging;
 use crate::cache;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::folder;
 use crate::ids::{ClusterId, InodeId, Version};
 use crate::layout::Stripe;
 use crate::meta::{Name, Timestamp};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -313,13 +313,7 @@ impl Asides {
     }
 
     fn write_record(&self, id: &str, bytes: &[u8]) -> Result<()> {
-        let (new, path) = (path(&self.folder, id, "new"), path(&self.folder, id, "record"));
-        let what = || format!("write {}", path.display());
-        let mut file = File::create(&new).io(what)?;
-        file.write_all(bytes).io(what)?;
-        file.sync_all().io(what)?;
-        std::fs::rename(&new, &path).io(what)?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).io(what)
+        folder::replace_file(&path(&self.folder, id, "record"), &path(&self.folder, id, "new"), bytes)
     }
 }
 

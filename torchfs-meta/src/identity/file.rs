@@ -3,10 +3,9 @@
 
 use super::{MetaId, Place};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use torchfs_core::{Error, IoContext, Kind, Result};
+use torchfs_core::folder::replace_file;
+use torchfs_core::{Error, Kind, Result};
 
 pub(super) const FILE: &str = "node";
 const TITLE: &str = "torchfs metadata node";
@@ -127,12 +126,7 @@ impl Identity {
 
     /// Writes the file, so that it is whole and on disk or as it was.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        let aside = folder.join(aside());
-        let what = || format!("write {}", aside.display());
-        let mut file = File::create(&aside).io(what)?;
-        file.write_all(self.render().as_bytes()).io(what)?;
-        file.sync_all().io(what)?;
-        crate::raft::publish(&aside, &folder.join(FILE))
+        replace_file(&folder.join(FILE), &folder.join(aside()), self.render().as_bytes())
     }
 }
 

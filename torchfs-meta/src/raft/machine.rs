@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
+use torchfs_core::folder::publish;
 use torchfs_core::meta::{Changed, Feed, MetaAnswer, MetaQuery, MetaReply, Timestamp};
 use torchfs_core::{ClusterId, Error, IoContext, Kind, Result};
 
@@ -257,7 +258,7 @@ impl StateStore {
         if file.path() != path {
             // The file may belong to another node's folder (one process, several nodes): then it is copied.
             if file.path().parent() == Some(&self.folder) {
-                snapshot::publish(file.path(), &path)?;
+                publish(file.path(), &path)?;
             } else {
                 snapshot::write(&*self.view()?, meta, &path)?;
             }

@@ -22,7 +22,6 @@ pub use self::consensus::{Compaction, Consensus, Place, Refused, Standing};
 pub use self::log::LogStore;
 pub use self::machine::{StateMachine, StateStore};
 pub use self::network::Peers;
-pub(crate) use self::snapshot::publish;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

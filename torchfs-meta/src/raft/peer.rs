@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
+use torchfs_core::folder::publish;
 use torchfs_core::rpc::{Payload, RaftService};
 use torchfs_core::settings::META_ATTEMPT_DEADLINE;
 use torchfs_core::{Error, IoContext, Kind, MetaId, Result};
@@ -225,7 +226,7 @@ impl Inbox {
         }
         arriving.file.sync_all().io(what)?;
         let whole = arriving.path.with_extension("received");
-        super::snapshot::publish(&arriving.path, &whole)?;
+        publish(&arriving.path, &whole)?;
         *slot = None;
         let (meta, snapshot) = SnapshotFile::open(&whole)?;
         // Looked at from end to end before any of it is used.

@@ -11,6 +11,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use torchfs_core::folder::publish;
 use torchfs_core::{Error, IoContext, Kind, Result};
 
 /// Which entries a snapshot reflects.
@@ -193,15 +194,4 @@ fn write_block(out: &mut impl Write, body: &[u8]) -> std::io::Result<()> {
     out.write_all(&(body.len() as u32).to_le_bytes())?;
     out.write_all(&crc32c::crc32c(body).to_le_bytes())?;
     out.write_all(body)
-}
-
-/// Gives a synchronised file its final name, and synchronises the folder.
-///
-/// # Errors
-/// What the operating system says.
-pub fn publish(aside: &Path, path: &Path) -> Result<()> {
-    let what = || format!("rename {} to {}", aside.display(), path.display());
-    std::fs::rename(aside, path).io(what)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).io(what)
 }

@@ -3,13 +3,12 @@
 //! When fsync fails the kernel may already have dropped the dirty pages, so a later fsync that succeeds proves nothing
 //! (fsync(2), NOTES on error reporting). The store then takes no writes until an operator has looked and restarted it.
 
-use super::folder::sync_folder;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use torchfs_core::IoContext;
-use torchfs_core::{Error, Kind, Result};
+use torchfs_core::{Error, Kind, Result, folder};
 use tracing::error;
 
 /// Makes files and folders durable. Blocking; for threads that may block.
@@ -114,7 +113,7 @@ impl Durable {
         drop(rounds);
         for folder in folders {
             let result = self.injected().io(|| format!("fsync {}", folder.display()));
-            match result.and_then(|()| sync_folder(&folder)) {
+            match result.and_then(|()| folder::sync(&folder)) {
                 // A group folder is removed only when it is empty: there is no name left to make durable.
                 Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) => drop(self.poison_with(error)),

@@ -17,7 +17,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use torchfs_core::IoContext;
-use torchfs_core::folder::foreign_entry;
+use torchfs_core::folder::{foreign_entry, sync};
 use torchfs_core::{Error, Kind, Result, ShardId, StripeId};
 use tracing::warn;
 
@@ -199,15 +199,7 @@ pub fn make_folder(path: &Path) -> Result<()> {
     }
     torchfs_core::folder::make(path)?;
     let parent = path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
-    parent.map_or(Ok(()), |parent| sync_folder(&parent))
-}
-
-/// fsync of a folder: the names in it survive a power cut.
-///
-/// # Errors
-/// Of the operating system.
-pub fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|folder| folder.sync_all()).io(|| format!("fsync {}", path.display()))
+    parent.map_or(Ok(()), |parent| sync(&parent))
 }
 
 fn check_unused(root: &Path) -> Result<()> {

@@ -2,10 +2,9 @@
 //!
 //! Text, so that an operator can look at it; the last line is a checksum, so that a damaged one is not believed.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use torchfs_core::IoContext;
+use std::fs;
+use std::path::Path;
+use torchfs_core::folder::replace_file;
 use torchfs_core::{ClusterId, Error, Kind, NodeId, NodeUuid, Result};
 
 /// The version of the data folder's layout.
@@ -84,20 +83,12 @@ impl Identity {
         Self::decode(&text).map(Some).map_err(|error| error.context(path.display()))
     }
 
-    /// Writes it for good: temp file, fsync, rename, fsync of the folder.
+    /// Writes it for good.
     ///
     /// # Errors
     /// Of the operating system.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let (path, temp): (PathBuf, PathBuf) = (folder.join(IDENTITY_FILE), folder.join(IDENTITY_TEMP));
-        let write = || -> std::io::Result<()> {
-            let mut file = File::create(&temp)?;
-            file.write_all(self.encode().as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temp, &path)?;
-            File::open(folder)?.sync_all()
-        };
-        write().io(|| format!("write {}", path.display()))
+        replace_file(&folder.join(IDENTITY_FILE), &folder.join(IDENTITY_TEMP), self.encode().as_bytes())
     }
 }
 

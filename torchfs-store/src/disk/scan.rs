@@ -3,7 +3,7 @@
 use super::Inner;
 use super::damage::Damage;
 use super::file::{self, Expected};
-use super::folder::{Folder, Group, sync_folder};
+use super::folder::{Folder, Group};
 use super::format::{HEADER_BYTES, is_shard_length};
 use super::space::Space;
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::shard::ShardStat;
-use torchfs_core::{Error, IoContext, Kind, Result, ShardId};
+use torchfs_core::{Error, IoContext, Kind, Result, ShardId, folder};
 use tracing::{info, warn};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// left alone and logged.
 pub fn count(folder: &Folder, space: &Space, damage: &Damage) -> Result<HashSet<Group>> {
     // Names that a process killed between mkdir and fsync left behind.
-    sync_folder(&folder.data())?;
+    folder::sync(&folder.data())?;
     let listed = folder.groups()?;
     log_strange(&listed.strange);
     let (mut shards, mut logged) = (0u64, Instant::now());

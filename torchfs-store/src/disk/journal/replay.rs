@@ -5,13 +5,13 @@ use super::Shape;
 use super::record::{Change, Epoch, PAGE_BYTES, Place};
 use super::segment::Segment;
 use crate::disk::file::{self, Expected};
-use crate::disk::folder::{Folder, Group, make_folder, sync_folder};
+use crate::disk::folder::{Folder, Group, make_folder};
 use crate::disk::format::{HEADER_BYTES, Header};
 use crate::disk::identity::Identity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
-use torchfs_core::{Context, Error, IoContext, Kind, Result, ShardId};
+use torchfs_core::{Context, Error, IoContext, Kind, Result, ShardId, folder};
 use tracing::{info, warn};
 
 /// A segment as it was found.
@@ -106,9 +106,9 @@ fn apply(folder: &Folder, identity: Identity, old: &[Old], last: &BTreeMap<Shard
     }
     let groups: BTreeSet<Group> = last.keys().map(|shard| Group::of(shard.stripe)).collect();
     for path in groups.into_iter().map(|group| folder.group(group)).filter(|path| path.is_dir()) {
-        sync_folder(&path)?;
+        folder::sync(&path)?;
     }
-    sync_folder(&folder.data())?;
+    folder::sync(&folder.data())?;
     info!(shards = last.len(), written, deleted, "replayed the journal of {}", folder.root().display());
     Ok(())
 }

@@ -2,14 +2,13 @@
 //! nothing to tell the file system.
 
 use super::record::{Epoch, FIXED_BYTES, Found, PAGE_BYTES, Place, decode_segment, encode_segment};
-use crate::disk::folder::sync_folder;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use torchfs_core::{Context, IoContext, Result};
+use torchfs_core::{Context, IoContext, Result, folder};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -56,7 +55,7 @@ impl Segment {
             let _ = fs::remove_file(&temp);
         }
         let segment = Segment { path: path.to_owned(), file: made?, bytes };
-        path.parent().map_or(Ok(()), sync_folder)?;
+        path.parent().map_or(Ok(()), folder::sync)?;
         Ok(segment)
     }
 
