@@ -10,6 +10,9 @@ use torchfs_core::{InodeId, Result};
 /// Entries asked of metadata at a time.
 const PAGE_ENTRIES: u32 = 1024;
 
+/// The same where an answer is of use for one request only: about what the kernel takes at a time.
+const PAGE_ENTRIES_ANEW: u32 = 128;
+
 /// When a page was fetched.
 #[derive(Clone, Copy, Debug)]
 enum Age {
@@ -100,12 +103,12 @@ impl Volume {
         let mut is_asked = false;
         if pages.starts.is_empty() {
             pages.starts.push((0, None));
-            self.fetch_page(dir, pages, 0).await?;
+            self.fetch_page(dir, pages, 0, PAGE_ENTRIES).await?;
             is_asked = true;
         }
         let wanted = pages.starts.partition_point(|(first, _)| *first <= number) - 1;
         if wanted != pages.page {
-            self.fetch_page(dir, pages, wanted).await?;
+            self.fetch_page(dir, pages, wanted, PAGE_ENTRIES).await?;
             is_asked = true;
         }
         while pages.more && number >= pages.starts[pages.page].0 + pages.entries.len() as u64 {
@@ -115,7 +118,7 @@ impl Volume {
                 let after = pages.entries.last().map(|entry| entry.name.clone());
                 pages.starts.push((first, after));
             }
-            self.fetch_page(dir, pages, next).await?;
+            self.fetch_page(dir, pages, next, PAGE_ENTRIES).await?;
             is_asked = true;
         }
         Ok(is_asked)
@@ -126,16 +129,16 @@ impl Volume {
         let (page, first) = (pages.page, pages.starts[pages.page].0);
         pages.starts.truncate(page + 1);
         if number == first {
-            return self.fetch_page(dir, pages, page).await;
+            return self.fetch_page(dir, pages, page, PAGE_ENTRIES_ANEW).await;
         }
         let before = pages.entry(number - 1).map(|entry| entry.name.clone());
         pages.starts.push((number, before));
-        self.fetch_page(dir, pages, page + 1).await
+        self.fetch_page(dir, pages, page + 1, PAGE_ENTRIES_ANEW).await
     }
 
-    async fn fetch_page(&self, dir: &OpenDir, pages: &mut Pages, page: usize) -> Result<()> {
+    async fn fetch_page(&self, dir: &OpenDir, pages: &mut Pages, page: usize, entries: u32) -> Result<()> {
         let after = pages.starts[page].1.clone();
-        let listing = self.client.meta().list(dir.ino, after, PAGE_ENTRIES).await?;
+        let listing = self.client.meta().list(dir.ino, after, entries).await?;
         self.client.listed(pages.starts[page].0, &listing.entries);
         // An empty page that promises more would never end.
         pages.more = listing.more && !listing.entries.is_empty();
