@@ -1,8 +1,9 @@
 //! [`Control`]: what programs ask of a mount through `.torchfs/control`. docs/control.md says how.
 //!
 //! Each open of the file is one conversation: the request is written, then the answers are read, a line each. What is under way
-//! for it ends when it is closed; what is asked and answered takes no memory that others could fill up.
+//! for it ends when it is closed. What is asked shares the [`Room`] that orders have.
 
+use crate::written::{Room, Written};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -15,9 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use torchfs_core::cache::Warmth;
 use torchfs_core::{Client, EpochOrder, Error, Kind, Pin, Result, WarmOrder};
-
-/// The longest request: an order of ten million paths of a hundred bytes.
-const REQUEST_BYTES_MAX: usize = 1 << 30;
 
 /// How long a read waits for news. One that waited gets the latest answer again.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -90,6 +88,7 @@ impl Answer {
 #[derive(Debug)]
 pub struct Control {
     mountpoint: PathBuf,
+    room: Room,
     /// How many there are.
     count: AtomicUsize,
     talks: Mutex<HashMap<u64, Arc<Talk>>>,
@@ -97,7 +96,7 @@ pub struct Control {
 }
 
 /// A request and its answers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Talk {
     state: tokio::sync::Mutex<State>,
 }
@@ -105,14 +104,8 @@ pub struct Talk {
 #[derive(Debug)]
 enum State {
     /// What is written so far.
-    Asking(Vec<u8>),
+    Asking(Written),
     Answering(Answering),
-}
-
-impl Default for State {
-    fn default() -> Self {
-        State::Asking(Vec::new())
-    }
 }
 
 #[derive(Debug)]
@@ -125,9 +118,9 @@ struct Answering {
 }
 
 impl Control {
-    pub fn new(mountpoint: PathBuf) -> Self {
+    pub fn new(mountpoint: PathBuf, room: Room) -> Self {
         let (count, talks, stopped) = (AtomicUsize::new(0), Mutex::default(), CancellationToken::new());
-        Control { mountpoint, count, talks, stopped }
+        Control { mountpoint, room, count, talks, stopped }
     }
 
     fn talks(&self) -> MutexGuard<'_, HashMap<u64, Arc<Talk>>> {
@@ -136,7 +129,8 @@ impl Control {
 
     /// Begins a conversation, through this handle.
     pub fn open(&self, handle: u64) -> u64 {
-        self.talks().insert(handle, Arc::default());
+        let state = tokio::sync::Mutex::new(State::Asking(Written::new(&self.room)));
+        self.talks().insert(handle, Arc::new(Talk { state }));
         self.count.fetch_add(1, Ordering::Release);
         handle
     }
@@ -162,13 +156,14 @@ impl Control {
     pub async fn read(&self, talk: &Talk, client: &Client, len: usize) -> Bytes {
         let mut state = talk.state.lock().await;
         if let State::Asking(text) = &mut *state {
-            *state = State::Answering(self.begin(client, std::mem::take(text)));
+            let text = std::mem::replace(text, Written::new(&self.room));
+            *state = State::Answering(self.begin(client, text));
         }
         let State::Answering(answering) = &mut *state else { return Bytes::new() };
         answering.read(len).await
     }
 
-    fn begin(&self, client: &Client, text: Vec<u8>) -> Answering {
+    fn begin(&self, client: &Client, text: Written) -> Answering {
         let (say, answers) = watch::channel(Answer::Listing);
         let (client, mountpoint, stopped) = (client.clone(), self.mountpoint.clone(), self.stopped.clone());
         let task = tokio::spawn(async move {
@@ -187,7 +182,7 @@ impl Talk {
     /// Adds to the end of the request.
     ///
     /// # Errors
-    /// `InvalidInput` elsewhere or when answers are read already, `TooLarge` beyond [`REQUEST_BYTES_MAX`].
+    /// `InvalidInput` when answers are read already; as [`Written::write`].
     pub async fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         let State::Asking(text) = &mut *self.state.lock().await else {
             return Err(Error::new(
@@ -195,18 +190,7 @@ impl Talk {
                 "it is being answered: open .torchfs/control anew for each request",
             ));
         };
-        if offset != text.len() as u64 {
-            let message = "a request is written to .torchfs/control from its first byte to its last";
-            return Err(Error::new(Kind::InvalidInput, message));
-        }
-        if text.len() + data.len() > REQUEST_BYTES_MAX {
-            return Err(Error::new(
-                Kind::TooLarge,
-                "a request of more than 1 GiB: name files by index, see docs/schedule.md",
-            ));
-        }
-        text.extend_from_slice(data);
-        Ok(())
+        text.write(offset, data)
     }
 }
 
@@ -232,7 +216,8 @@ fn line(answer: &Answer) -> Vec<u8> {
 }
 
 /// Does what a request asks, and says how far it is.
-async fn work(client: &Client, text: Vec<u8>, mountpoint: PathBuf, say: &watch::Sender<Answer>) -> Result<Answer> {
+async fn work(client: &Client, text: Written, mountpoint: PathBuf, say: &watch::Sender<Answer>) -> Result<Answer> {
+    let (text, _held) = text.into_parts();
     let parsed = tokio::task::spawn_blocking(move || parse(&text, &mountpoint)).await;
     let (request, order) = parsed.map_err(|error| Error::caused(Kind::Cancelled, "read the request", error))??;
     let of = |path: String| match order.clone() {

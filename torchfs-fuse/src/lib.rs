@@ -31,6 +31,7 @@ mod tracer;
 mod unmount;
 mod volume;
 mod watcher;
+mod written;
 
 pub use control::{Answer as ControlAnswer, Request as ControlRequest};
 pub use errno::errno;

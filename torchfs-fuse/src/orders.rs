@@ -1,15 +1,13 @@
 //! [`Orders`]: what is written to `.torchfs/schedule`, and what it came to. docs/schedule.md says how it is meant.
 
 use crate::caller::{Caller, Writers};
+use crate::written::{Room, Written};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use torchfs_core::{Announced, Client, EpochOrder, Error, Kind, Result};
-
-/// The longest text: ten million paths of a hundred bytes.
-const TEXT_BYTES_MAX: usize = 1 << 30;
 
 /// Epochs of which it is remembered what was announced.
 const EPOCHS_MAX: usize = 64;
@@ -18,6 +16,7 @@ const EPOCHS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Orders {
     mountpoint: PathBuf,
+    room: Room,
     /// How many texts are being written.
     count: AtomicUsize,
     texts: Mutex<HashMap<u64, Arc<Text>>>,
@@ -38,9 +37,10 @@ pub struct Text {
     state: Mutex<TextState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct TextState {
-    text: Arc<Vec<u8>>,
+    /// Shared while it is being understood.
+    text: Arc<Written>,
     /// Who wrote since it was taken last.
     writers: Option<Writers>,
     /// Which epoch it is of if it does not say.
@@ -71,14 +71,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Orders {
-    pub fn new(mountpoint: PathBuf) -> Self {
+    pub fn new(mountpoint: PathBuf, room: Room) -> Self {
         let (count, texts, state) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Orders { mountpoint, count, texts, state, turn: tokio::sync::Mutex::default() }
+        Orders { mountpoint, room, count, texts, state, turn: tokio::sync::Mutex::default() }
     }
 
     /// Begins a text, through this handle.
     pub fn open(&self, handle: u64) -> u64 {
-        lock(&self.texts).insert(handle, Arc::new(Text { state: Mutex::default() }));
+        let state = TextState { text: Arc::new(Written::new(&self.room)), writers: None, epoch: None };
+        lock(&self.texts).insert(handle, Arc::new(Text { state: Mutex::new(state) }));
         self.count.fetch_add(1, Ordering::Release);
         handle
     }
@@ -107,9 +108,9 @@ impl Orders {
         Ok(())
     }
 
-    async fn announce(&self, client: &Client, text: Arc<Vec<u8>>, epoch: u64) -> Result<Announced> {
+    async fn announce(&self, client: &Client, text: Arc<Written>, epoch: u64) -> Result<Announced> {
         let mountpoint = self.mountpoint.clone();
-        let parse = move || EpochOrder::parse(&text, Some(&mountpoint), epoch);
+        let parse = move || EpochOrder::parse(text.bytes(), Some(&mountpoint), epoch);
         let parsed = tokio::task::spawn_blocking(parse).await;
         let order = parsed.map_err(|error| Error::caused(Kind::Cancelled, "read the order", error))??;
         match order {
@@ -161,18 +162,12 @@ impl Text {
     /// Adds to its end.
     ///
     /// # Errors
-    /// `InvalidInput` elsewhere, `TooLarge` beyond [`TEXT_BYTES_MAX`].
+    /// `InvalidInput` while it is being understood; as [`Written::write`].
     pub fn write(&self, offset: u64, data: &[u8], caller: Caller) -> Result<()> {
         let mut state = lock(&self.state);
-        if offset != state.text.len() as u64 {
-            let message = "an order is written to .torchfs/schedule from its first byte to its last";
-            return Err(Error::new(Kind::InvalidInput, message));
-        }
-        if state.text.len() + data.len() > TEXT_BYTES_MAX {
-            let message = "an order of more than 1 GiB: announce indices instead of paths, see docs/schedule.md";
-            return Err(Error::new(Kind::TooLarge, message));
-        }
-        Arc::make_mut(&mut state.text).extend_from_slice(data);
+        let busy =
+            || Error::new(Kind::InvalidInput, "the order is being taken in: write on when close or fsync has returned");
+        Arc::get_mut(&mut state.text).ok_or_else(busy)?.write(offset, data)?;
         state.writers.get_or_insert_default().add(caller);
         Ok(())
     }
@@ -183,11 +178,11 @@ impl Text {
     }
 
     fn is_empty(&self) -> bool {
-        lock(&self.state).text.is_empty()
+        lock(&self.state).text.bytes().is_empty()
     }
 
     /// All that was written if there is news, and the epoch that it is of if it does not say.
-    fn take(&self, next: u64) -> Option<(Arc<Vec<u8>>, u64)> {
+    fn take(&self, next: u64) -> Option<(Arc<Written>, u64)> {
         let mut state = lock(&self.state);
         state.writers.take()?;
         let epoch = *state.epoch.get_or_insert(next);

@@ -3,7 +3,12 @@
 //! Rules: a file's writes are committed when the handle that made them is closed or synced, and the result is what close(2) or
 //! fsync(2) returns; attributes of a file with uncommitted writes show them.
 
+mod asked;
 mod listing;
+mod xattrs;
+
+pub use asked::{Allocate, Change, OpenHow, Seek, WriteAt};
+pub use xattrs::readable_xattr;
 
 use crate::MountOptions;
 use crate::caller::Caller;
@@ -15,8 +20,8 @@ use crate::special::Special;
 use crate::stats::MountStats;
 use crate::told::Told;
 use crate::tracer::Tracer;
-use fuser::{BackingId, OpenFlags};
-use rustix::fs::OFlags;
+use crate::written::Room;
+use fuser::BackingId;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
@@ -24,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
-    Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime, XattrMode, XattrName,
+    Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime,
 };
 use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
 
@@ -34,13 +39,6 @@ const PASSTHROUGH_BYTES_MIN: u64 = 1024 * 1024;
 
 /// A file is at rest when its content was not changed for so long.
 const AT_REST: Duration = Duration::from_secs(60);
-
-/// What setattr(2) and its relatives ask for.
-#[derive(Clone, Debug, Default)]
-pub struct Change {
-    pub size: Option<u64>,
-    pub rest: AttrChange,
-}
 
 /// Attributes for the kernel.
 #[derive(Clone, Debug)]
@@ -95,13 +93,14 @@ impl Volume {
         if !options.passthrough {
             let _ = passthrough_refused.set("the mount option nopassthrough".to_owned());
         }
+        let room = Room::default();
         Volume {
             client,
             handles: Handles::default(),
             told: Told::new(options.kernel_ttl),
             tracer: Arc::default(),
-            orders: Orders::new(mountpoint.to_owned()),
-            control: Control::new(mountpoint.to_owned()),
+            orders: Orders::new(mountpoint.to_owned(), room.clone()),
+            control: Control::new(mountpoint.to_owned(), room),
             passthrough_refused,
             opens: AtomicU64::new(0),
             passthrough_opens: AtomicU64::new(0),
@@ -478,111 +477,11 @@ impl Volume {
     pub async fn fs_stat(&self) -> Result<FsStat> {
         self.client.meta().fs_stat().await
     }
-
-    pub async fn set_xattr(&self, ino: InodeId, name: XattrName, value: Vec<u8>, mode: XattrMode) -> Result<()> {
-        Special::refuse(ino)?;
-        check_xattr_name(&name, Kind::Unsupported)?;
-        self.client.meta().set_xattr(ino, name, value, mode).await
-    }
-
-    pub async fn xattr(&self, ino: InodeId, name: XattrName) -> Result<Vec<u8>> {
-        if Special::of(ino).is_some() {
-            return Err(Error::new(Kind::NoAttribute, "what is in .torchfs has no attributes"));
-        }
-        self.client.meta().xattr(ino, name).await
-    }
-
-    pub async fn xattrs(&self, ino: InodeId) -> Result<Vec<XattrName>> {
-        if Special::of(ino).is_some() {
-            return Ok(Vec::new());
-        }
-        self.client.meta().xattrs(ino).await
-    }
-
-    pub async fn remove_xattr(&self, ino: InodeId, name: XattrName) -> Result<()> {
-        Special::refuse(ino)?;
-        check_xattr_name(&name, Kind::NoAttribute)?;
-        self.client.meta().remove_xattr(ino, name).await
-    }
-}
-
-/// How a file is to be opened.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenHow {
-    pub truncate: bool,
-    /// Who opens it, if for writing.
-    pub writer: Option<Caller>,
-}
-
-/// Where write(2) writes.
-#[derive(Clone, Copy, Debug)]
-pub enum WriteAt {
-    /// There.
-    Offset(u64),
-    /// At the end (O_APPEND), which the kernel takes to be there. It may be wrong: see [`Handles::ended`].
-    End(u64),
-}
-
-impl WriteAt {
-    /// What the kernel asks for.
-    pub fn of(offset: u64, flags: OpenFlags) -> Self {
-        let appends = OFlags::from_bits_retain(flags.0 as u32).contains(OFlags::APPEND);
-        if appends { WriteAt::End(offset) } else { WriteAt::Offset(offset) }
-    }
-
-    /// Where in a file of so many bytes.
-    fn offset(self, bytes: u64) -> u64 {
-        match self {
-            WriteAt::Offset(offset) => offset,
-            WriteAt::End(offset) => offset.max(bytes),
-        }
-    }
-}
-
-/// What fallocate(2) does to a range.
-#[derive(Clone, Copy, Debug)]
-pub struct Allocate {
-    /// The file reaches to its end afterwards.
-    pub grow: bool,
-    /// It is a hole afterwards, as far as it is inside the file.
-    pub zero: bool,
-}
-
-/// What lseek(2) looks for.
-#[derive(Clone, Copy, Debug)]
-pub enum Seek {
-    Data,
-    Hole,
 }
 
 /// A new inode owned by the caller.
 pub fn new_inode(kind: NewKind, mode: u32, uid: u32, gid: u32) -> NewInode {
     NewInode { kind, mode: mode & 0o7777, uid, gid, mtime: None }
-}
-
-/// The name of an attribute that may be there.
-///
-/// # Errors
-/// As [`check_xattr_name`].
-pub fn readable_xattr(name: XattrName) -> Result<XattrName> {
-    check_xattr_name(&name, Kind::NoAttribute).map(|()| name)
-}
-
-/// Only `user.` and `trusted.` attributes are kept: access control lists and security labels would have to be obeyed too.
-///
-/// # Errors
-/// As a local file system has it: `InvalidInput` for a namespace without a name in it, `Unsupported` for what is no
-/// namespace, and for `security.`, which every file system has, what is given.
-fn check_xattr_name(name: &XattrName, security: Kind) -> Result<()> {
-    let bytes = name.as_bytes();
-    let within = |namespace: &[u8]| bytes.strip_prefix(namespace);
-    let kind = match within(b"user.").or(within(b"trusted.")).or(within(b"security.")) {
-        Some(b"") => Kind::InvalidInput,
-        Some(_) if within(b"security.").is_none() => return Ok(()),
-        Some(_) => security,
-        None => Kind::Unsupported,
-    };
-    Err(Error::new(kind, format!("extended attribute {name}: only user.NAME and trusted.NAME are kept")))
 }
 
 /// The change of setattr without the size, from its parts.
