@@ -1,30 +1,24 @@
-//! [`Pinned`]: one file in the cache, open for reading.
+//! [`Entry`]: one file in the cache, what of it is there and what is under way; [`Pin`] keeps it there.
 
 use super::ahead::{Delivered, received};
 use super::disk::{self, Record};
 use super::flight::{Flight, Flights, Landed, Run};
 use super::{ByteSource, CHUNK_BYTES, CacheKey, Shared, count, unwritten_units};
 use crate::error::{Error, Kind, Result};
-use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
+use bytes::Bytes;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Files of up to this many chunks are fetched whole. [`FORESEEN_BYTES_MAX`](crate::prefetch::FORESEEN_BYTES_MAX) rests on it.
 const WHOLE_CHUNKS_MAX: u32 = 4;
 
 /// Most chunks fetched at a time for a sequential reader: a stripe of four full shards.
-const RUN_CHUNKS_MAX: u32 = 16;
+pub(super) const RUN_CHUNKS_MAX: u32 = 16;
 
 /// Chunks of a full shard. Larger runs end where one ends.
 const RUN_ALIGN_CHUNKS: u32 = 4;
-
-/// How far from where the last read ended a read may start and still count as sequential: the kernel sends its readahead
-/// in parallel.
-const SEQUENTIAL_SLACK_BYTES: u64 = 1024 * 1024;
 
 /// A file in the cache.
 #[derive(Debug)]
@@ -36,15 +30,15 @@ pub(super) struct Entry {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// Open while it is pinned, from the first use on.
-    file: Option<Arc<File>>,
-    chunks: Vec<Chunk>,
-    flights: Flights,
+    pub file: Option<Arc<File>>,
+    pub chunks: Vec<Chunk>,
+    pub flights: Flights,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chunk {
+pub(super) enum Chunk {
     Missing,
     /// Found at start, with the checksum it must have.
     Found(u32),
@@ -64,7 +58,7 @@ impl Entry {
         Entry { key: record.key(), len: record.len, name: record.name, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,8 +99,8 @@ pub(super) fn runs_of(chunks: Range<u32>, wanted: u32) -> Vec<Range<u32>> {
 /// A place in the cache that is not removed while this lives.
 #[derive(Debug)]
 pub(super) struct Pin {
-    shared: Arc<Shared>,
-    entry: Arc<Entry>,
+    pub shared: Arc<Shared>,
+    pub entry: Arc<Entry>,
 }
 
 impl Clone for Pin {
@@ -132,279 +126,13 @@ impl Drop for Pin {
     }
 }
 
-/// A file that is open in the cache.
-#[derive(Debug)]
-pub struct Pinned {
-    pin: Pin,
-    pattern: Mutex<Pattern>,
-    /// What was fetched last and is not on the disk: a reader goes on from here, while it is written or as it cannot be kept.
-    unkept: Mutex<Option<Run>>,
-}
-
-/// How one reader reads.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pattern {
-    /// Where a sequential reader goes on.
-    expected: u64,
-    /// How many chunks are fetched ahead for it; 0 for a reader that jumps.
-    chunks: u32,
-}
-
-/// Who began a fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    Mine,
-    Another,
-}
-
-/// What to do for the next bytes of a read.
-enum Step {
-    Read(Arc<File>, u64),
-    Open,
-    Check(u32, u32),
-    Have(Bytes),
-    Wait(Flight, Whose),
-}
-
-impl Pinned {
-    pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>) -> Self {
-        Pinned { pin: Pin::new(shared, entry), pattern: Mutex::default(), unkept: Mutex::default() }
-    }
-
-    /// Reads a range that lies within the file: what is there from the disk, the rest from `source`.
-    ///
-    /// # Errors
-    /// What `source` reports. A cache that fails is not an error.
-    pub async fn read(&self, source: &Arc<dyn ByteSource>, range: Range<u64>) -> Result<Bytes> {
-        let ahead = self.follow(&range);
-        let mut pieces: Vec<Bytes> = Vec::new();
-        let mut at = range.start;
-        let (mut waited, mut tried_again) = (false, false);
-        while at < range.end {
-            let piece = match self.step(source, at..range.end, ahead) {
-                Step::Open => self.open_file(source, at..range.end).await?,
-                Step::Check(chunk, checksum) => {
-                    self.check(chunk, checksum).await;
-                    continue;
-                }
-                Step::Read(file, end) => match read_file(file, at..end).await {
-                    Ok(bytes) => {
-                        count(&self.pin.shared.counters.cache_bytes, bytes.len() as u64);
-                        bytes
-                    }
-                    Err(_) => {
-                        self.forget(at..end);
-                        continue;
-                    }
-                },
-                Step::Wait(flight, whose) => {
-                    waited = true;
-                    let began = Instant::now();
-                    let run = flight.await;
-                    self.pin.shared.index().epochs.stalled(began.elapsed());
-                    let run = match run {
-                        // What was fetched ahead did not come, or another reader's nodes failed.
-                        Err(_) if whose == Whose::Another && !tried_again => {
-                            tried_again = true;
-                            continue;
-                        }
-                        run => run?,
-                    };
-                    let piece = run.slice(&(at..range.end));
-                    self.remember(run);
-                    piece
-                }
-                Step::Have(bytes) => bytes,
-            };
-            at += piece.len() as u64;
-            pieces.push(piece);
-        }
-        self.look_ahead(source, range.end, ahead);
-        let counters = &self.pin.shared.counters;
-        count(if waited { &counters.misses } else { &counters.hits }, 1);
-        Ok(if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() })
-    }
-
-    /// The backing file, if all of it is there and proven. Its path is for other uses than reading through this process.
-    pub async fn complete_file(&self) -> Option<Arc<File>> {
-        let entry = &self.pin.entry;
-        let chunks = entry.state().chunks.len() as u32;
-        for chunk in 0..chunks {
-            let state = entry.state().chunks[chunk as usize];
-            match state {
-                Chunk::Missing => return None,
-                Chunk::Stored(_) => {}
-                Chunk::Found(checksum) => self.check(chunk, checksum).await,
-            }
-        }
-        let file = self.pin.file().await.ok()?;
-        let whole = entry.state().chunks.iter().all(|chunk| matches!(chunk, Chunk::Stored(_)));
-        whole.then_some(file)
-    }
-
-    /// As [`Cache::settle`](super::Cache::settle).
-    #[cfg(test)]
-    pub(super) async fn settle(&self) {
-        drop(self.pin.shared.unwritten.acquire_many(super::UNWRITTEN_UNITS_MAX as u32).await);
-    }
-
-    /// Where the backing file is.
-    #[must_use]
-    pub fn path(&self) -> std::path::PathBuf {
-        self.pin.shared.disk.path(self.pin.entry.name)
-    }
-
-    fn unkept(&self) -> MutexGuard<'_, Option<Run>> {
-        self.unkept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Holds on to a run that is not in the cache although it was fetched.
-    fn remember(&self, run: Run) {
-        let chunk = (run.start / CHUNK_BYTES) as usize;
-        let kept = self.pin.entry.state().chunks[chunk] != Chunk::Missing;
-        *self.unkept() = (!kept).then_some(run);
-    }
-
-    /// Whether what was fetched last is not kept, nor about to be: then fetching ahead is in vain.
-    fn is_unkept(&self) -> bool {
-        let Some(chunk) = self.unkept().as_ref().map(|run| (run.start / CHUNK_BYTES) as u32) else { return false };
-        let state = self.pin.entry.state();
-        state.chunks[chunk as usize] == Chunk::Missing && !state.flights.contains(chunk)
-    }
-
-    /// Learns from a read how many chunks to fetch at a time; 0 for just what is asked.
-    fn follow(&self, range: &Range<u64>) -> u32 {
-        let mut pattern = self.pattern.lock().unwrap_or_else(PoisonError::into_inner);
-        let sequential = range.start.abs_diff(pattern.expected) <= SEQUENTIAL_SLACK_BYTES;
-        let crossed = pattern.expected / CHUNK_BYTES != range.end / CHUNK_BYTES;
-        pattern.chunks = match (sequential, crossed) {
-            (false, _) => 0,
-            (true, true) => (pattern.chunks * 2).clamp(1, RUN_CHUNKS_MAX),
-            (true, false) => pattern.chunks.max(1),
-        };
-        pattern.expected = if sequential { pattern.expected.max(range.end) } else { range.end };
-        pattern.chunks
-    }
-
-    fn step(&self, source: &Arc<dyn ByteSource>, range: Range<u64>, ahead: u32) -> Step {
-        let entry = &self.pin.entry;
-        let mut state = entry.state();
-        let chunk = (range.start / CHUNK_BYTES) as u32;
-        match state.chunks[chunk as usize] {
-            Chunk::Found(checksum) => Step::Check(chunk, checksum),
-            Chunk::Stored(_) => match &state.file {
-                None => Step::Open,
-                Some(file) => {
-                    // What is on the disk need not be in memory, too.
-                    self.unkept().take_if(|run| run.contains(range.start));
-                    let stored = (chunk..state.chunks.len() as u32)
-                        .take_while(|&chunk| matches!(state.chunks[chunk as usize], Chunk::Stored(_)));
-                    let end = stored.last().map_or(chunk, |last| last) + 1;
-                    Step::Read(file.clone(), range.end.min(entry.bytes_of(&(chunk..end)).end))
-                }
-            },
-            Chunk::Missing => {
-                if let Some(run) = self.unkept().as_ref().filter(|run| run.contains(range.start)) {
-                    return Step::Have(run.slice(&range));
-                }
-                if let Some(flight) = state.flights.get(chunk) {
-                    // It may be there, and not on the disk yet.
-                    return match flight.clone().now_or_never() {
-                        Some(Ok(run)) => Step::Have(run.slice(&range)),
-                        _ => Step::Wait(flight, Whose::Another),
-                    };
-                }
-                let wanted = (range.end.div_ceil(CHUNK_BYTES) as u32 - chunk).max(ahead);
-                let run = state.missing_run(chunk, wanted);
-                let next = run.end;
-                let flight = self.pin.start(&mut state, source, run);
-                // The rest of a long read is on its way while this part is waited for.
-                if entry.bytes_of(&(chunk..next)).end < range.end && state.is_wanted(next) {
-                    let run = state.missing_run(next, wanted);
-                    drop(self.pin.start(&mut state, source, run));
-                }
-                Step::Wait(flight, Whose::Mine)
-            }
-        }
-    }
-
-    /// The chunk is there and the file is not open yet; if it cannot be opened, the bytes are read through.
-    async fn open_file(&self, source: &Arc<dyn ByteSource>, range: Range<u64>) -> Result<Bytes> {
-        match self.pin.file().await {
-            Ok(_) => Ok(Bytes::new()),
-            Err(_) => source.fetch(range).await,
-        }
-    }
-
-    /// Checks a chunk that was found at start; one that is not whole counts as missing.
-    async fn check(&self, chunk: u32, checksum: u32) {
-        let range = self.pin.entry.bytes_of(&(chunk..chunk + 1));
-        let good = match self.pin.file().await {
-            Ok(file) => {
-                let bytes = read_file(file, range.clone()).await;
-                bytes.is_ok_and(|bytes| crc32c::crc32c(&bytes) == checksum)
-            }
-            Err(_) => false,
-        };
-        let bytes = range.end - range.start;
-        let lost = {
-            let mut state = self.pin.entry.state();
-            let slot = &mut state.chunks[chunk as usize];
-            let unchecked = *slot == Chunk::Found(checksum);
-            if unchecked {
-                *slot = if good { Chunk::Stored(checksum) } else { Chunk::Missing };
-            }
-            unchecked && !good
-        };
-        if lost {
-            self.pin.shared.release(self.pin.entry.key, bytes);
-        }
-    }
-
-    /// The disk does not give back what was written: fetch it again.
-    fn forget(&self, range: Range<u64>) {
-        let entry = &self.pin.entry;
-        let mut lost = 0;
-        {
-            let mut state = entry.state();
-            for chunk in (range.start / CHUNK_BYTES) as u32..range.end.div_ceil(CHUNK_BYTES) as u32 {
-                if state.chunks[chunk as usize] != Chunk::Missing {
-                    state.chunks[chunk as usize] = Chunk::Missing;
-                    let bytes = entry.bytes_of(&(chunk..chunk + 1));
-                    lost += bytes.end - bytes.start;
-                }
-            }
-        }
-        self.pin.shared.release(entry.key, lost);
-    }
-
-    /// Has the next run fetched when a sequential reader comes near the end of what is there.
-    fn look_ahead(&self, source: &Arc<dyn ByteSource>, at: u64, ahead: u32) {
-        if ahead < 2 || self.is_unkept() {
-            return;
-        }
-        let mut state = self.pin.entry.state();
-        let chunk = (at / CHUNK_BYTES) as u32;
-        let known = (chunk..state.chunks.len() as u32)
-            .take(ahead as usize)
-            .take_while(|&chunk| !state.is_wanted(chunk))
-            .count() as u32;
-        let next = chunk + known;
-        if known > ahead / 2 || next as usize >= state.chunks.len() {
-            return;
-        }
-        let run = state.missing_run(next, ahead);
-        drop(self.pin.start(&mut state, source, run));
-    }
-}
-
 impl State {
-    fn is_wanted(&self, chunk: u32) -> bool {
+    pub fn is_wanted(&self, chunk: u32) -> bool {
         self.chunks.get(chunk as usize) == Some(&Chunk::Missing) && !self.flights.contains(chunk)
     }
 
     /// Chunks to fetch together from `first`, which is missing: at most `wanted`, all of a small file.
-    fn missing_run(&self, first: u32, wanted: u32) -> Range<u32> {
+    pub fn missing_run(&self, first: u32, wanted: u32) -> Range<u32> {
         let chunks = self.chunks.len() as u32;
         let is_wanted = |&chunk: &u32| self.chunks[chunk as usize] == Chunk::Missing && !self.flights.contains(chunk);
         if chunks <= WHOLE_CHUNKS_MAX {
@@ -448,7 +176,7 @@ impl Pin {
     }
 
     /// Fetches chunks, what lies in each full shard by itself: so nothing has to be copied together. Returns the first.
-    fn start(&self, state: &mut State, source: &Arc<dyn ByteSource>, chunks: Range<u32>) -> Flight {
+    pub fn start(&self, state: &mut State, source: &Arc<dyn ByteSource>, chunks: Range<u32>) -> Flight {
         let end_of_shard = |chunk: u32| (chunk / RUN_ALIGN_CHUNKS + 1) * RUN_ALIGN_CHUNKS;
         let first_end = chunks.end.min(end_of_shard(chunks.start));
         let first = self.start_one(state, source, chunks.start..first_end);
@@ -583,7 +311,7 @@ impl Pin {
     }
 
     /// The backing file, opened if it is not open.
-    async fn file(&self) -> Result<Arc<File>> {
+    pub async fn file(&self) -> Result<Arc<File>> {
         if let Some(file) = &self.entry.state().file {
             return Ok(file.clone());
         }
@@ -631,14 +359,4 @@ async fn from_sibling(shared: &Arc<Shared>, entry: &Arc<Entry>, range: Range<u64
     let data = read.await.ok()??;
     count(&shared.counters.sibling_bytes, data.len() as u64);
     Some(data)
-}
-
-async fn read_file(file: Arc<File>, range: Range<u64>) -> Result<Bytes> {
-    let read = move || {
-        let mut out = BytesMut::zeroed((range.end - range.start) as usize);
-        disk::read_at(&file, &mut out, range.start)?;
-        Ok(out.freeze())
-    };
-    let read = tokio::task::spawn_blocking(read).await;
-    read.unwrap_or_else(|error| Err(Error::caused(Kind::Cancelled, "read from the cache", error)))
 }
