@@ -84,6 +84,16 @@ impl Mount {
         &self.point
     }
 
+    /// What `.torchfs/stats` says.
+    ///
+    /// # Panics
+    /// If that cannot be read.
+    #[must_use]
+    pub fn stats(&self) -> serde_json::Value {
+        let text = std::fs::read_to_string(self.join(".torchfs/stats")).expect("reads the stats");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
     /// A path inside.
     #[must_use]
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {

@@ -85,16 +85,11 @@ struct Found {
 
 /// Of all that nobody announced.
 fn found(mount: &Mount) -> Found {
-    let stats = stats(mount);
+    let stats = mount.stats();
     let epochs = stats["epochs"].as_array().expect("a list");
     assert!(epochs.iter().all(|epoch| epoch["epoch"] == Value::Null), "nobody announced any: {stats}");
     let of = |field: &str| epochs.first().map_or(0, |epoch| epoch[field].as_u64().expect("a number"));
     Found { hits: of("hits"), misses: of("misses"), bytes: of("storage_bytes") }
-}
-
-fn stats(mount: &Mount) -> Value {
-    let text = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
-    serde_json::from_str(&text).expect("JSON")
 }
 
 /// Of three epochs in the order of the listing; on a busy machine some files may be late, not in every epoch.
@@ -122,7 +117,7 @@ fn a_reader_in_the_order_of_the_listing_finds_its_files_there() {
 
     let auto = mounted(&cluster, "auto", "rw");
     let epochs = assert_foreseen(&auto, &contents);
-    assert_eq!(stats(&auto)["prefetch"], "auto");
+    assert_eq!(auto.stats()["prefetch"], "auto");
     let last = epochs.last().expect("three");
     assert!(last.bytes <= all * 78 / 100, "the order repeats, and a quarter stays: {epochs:?}");
 }
@@ -141,7 +136,7 @@ fn a_reader_in_no_order_costs_no_more_than_without_prefetch() {
             misses: all.misses + epoch.misses,
             bytes: all.bytes + epoch.bytes,
         });
-        (found, stats(&mount)["cache"]["ahead_files"].clone())
+        (found, mount.stats()["cache"]["ahead_files"].clone())
     };
     let (none, nothing) = read_all("none");
     let (auto, ahead) = read_all("auto");

@@ -33,6 +33,9 @@ fn regression_01_a_file_of_450_mb_arrives_whole() {
 fn larger_than_the_cache(cluster: &Cluster, source: &std::path::Path) {
     let mount = Mount::start_with(cluster, "mnt", &["--cache-size", "100M"]);
     run(Command::new("cmp").arg(source).arg(mount.join("big"))).ok();
+    let stats = mount.stats()["cache"].clone();
+    let read = fs::metadata(source).expect("is there").len();
+    assert!(stats["storage_bytes"].as_u64() >= Some(read) && stats["misses"].as_u64() > Some(0), "{stats}");
     run(Command::new("cp").arg(source).arg(mount.join("big2"))).ok();
     let used = run(Command::new("du").args(["-sm"]).arg(cluster.dir().join("mnt-cache"))).ok();
     let megabytes: u64 = used.split_whitespace().next().and_then(|text| text.parse().ok()).expect("a number");

@@ -6,11 +6,6 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use torchfs_tests::{Mount, Noise, mounted_or_skip, wait_until};
 
-fn stats(mount: &Mount) -> Value {
-    let text = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
-    serde_json::from_str(&text).expect("JSON")
-}
-
 fn number(stats: &Value, pointer: &str) -> u64 {
     stats.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {pointer} in {stats}"))
 }
@@ -27,9 +22,9 @@ fn reading_again_is_a_hit_and_asks_no_storage_node() {
     let source = cluster.dir().join("source");
     fs::write(&source, &content).expect("writes");
     cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
-    let begin = stats(&mount);
+    let begin = mount.stats();
     assert!(fs::read(mount.join("file")).expect("reads") == content);
-    let first = stats(&mount);
+    let first = mount.stats();
     assert_eq!(grown(&begin, &first, "/opens"), 1, "reading the stats is not counted");
     assert!(grown(&begin, &first, "/cache/misses") >= 1, "{first}");
     assert_eq!(grown(&begin, &first, "/cache/storage_bytes"), 300_000);
@@ -42,7 +37,7 @@ fn reading_again_is_a_hit_and_asks_no_storage_node() {
     let file = fs::File::open(mount.join("file")).expect("opens");
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advises");
     assert!(fs::read(mount.join("file")).expect("reads") == content);
-    let second = stats(&mount);
+    let second = mount.stats();
     assert!(grown(&first, &second, "/cache/hits") >= 1, "{second}");
     for nothing in ["/cache/misses", "/cache/storage_bytes", "/requests/storage_reads/requests"] {
         assert_eq!(grown(&first, &second, nothing), 0, "{nothing}");
@@ -65,9 +60,9 @@ fn mounts_that_share_a_cache_folder_fetch_a_file_once_between_them() {
     fs::write(&source, &content).expect("writes");
     cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
     assert!(fs::read(one.join("file")).expect("reads") == content);
-    wait_until("it is whole in the cache", || number(&stats(&one), "/cache/used_bytes") == 9_000_000);
+    wait_until("it is whole in the cache", || number(&one.stats(), "/cache/used_bytes") == 9_000_000);
     assert!(fs::read(two.join("file")).expect("reads") == content);
-    let of_two = stats(&two);
+    let of_two = two.stats();
     assert_eq!(number(&of_two, "/cache/storage_bytes"), 0, "{of_two}");
     assert_eq!(number(&of_two, "/cache/sibling_bytes"), 9_000_000);
     let said = cluster.torchfs(["stats", two.path().to_str().expect("UTF-8")]).ok();
@@ -76,7 +71,7 @@ fn mounts_that_share_a_cache_folder_fetch_a_file_once_between_them() {
     two.unmount();
     let again = Mount::start_with(&cluster, "two", &["-o", &shared]);
     assert!(fs::read(again.join("file")).expect("reads") == content);
-    assert_eq!(number(&stats(&again), "/cache/sibling_bytes"), 0, "its own");
+    assert_eq!(number(&again.stats(), "/cache/sibling_bytes"), 0, "its own");
     again.unmount();
     one.unmount();
 }

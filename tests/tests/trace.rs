@@ -131,11 +131,8 @@ fn without_passthrough_reads_of_large_cached_files_are_seen() {
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     fs::File::options().write(true).open(&source).and_then(|file| file.set_modified(old)).expect("sets the time");
     cluster.torchfs(["put", text(&source), "/large"]).ok();
-    let stats = || -> Value {
-        serde_json::from_str(&fs::read_to_string(mount.join(".torchfs/stats")).expect("reads")).expect("JSON")
-    };
     fs::read(mount.join("large")).expect("reads");
-    wait_until("it is whole in the cache", || stats()["cache"]["used_bytes"] == 3_000_000);
+    wait_until("it is whole in the cache", || mount.stats()["cache"]["used_bytes"] == 3_000_000);
     let trace = cluster.dir().join("large.trace");
     let recorder = record(&cluster, &mount, &trace);
     let file = fs::File::open(mount.join("large")).expect("opens");
@@ -143,7 +140,7 @@ fn without_passthrough_reads_of_large_cached_files_are_seen() {
     assert_eq!(fs::read(mount.join("large")).expect("reads").len(), 3_000_000);
     drop(file);
     stop(recorder);
-    assert_eq!(stats()["passthrough_opens"], 0);
+    assert_eq!(mount.stats()["passthrough_opens"], 0);
     let summary = json(&cluster, &["trace", "summary", text(&trace), "--json"]);
     assert_eq!(count(&summary, "read", "bytes"), 3_000_000, "{summary}");
     mount.unmount();

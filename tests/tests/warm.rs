@@ -36,8 +36,7 @@ fn json(finished: &Finished) -> Value {
 }
 
 fn cache_stats(mount: &Mount) -> Value {
-    let stats = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
-    serde_json::from_str::<Value>(&stats).expect("JSON")["cache"].clone()
+    mount.stats()["cache"].clone()
 }
 
 fn storage_bytes(mount: &Mount) -> u64 {
@@ -65,8 +64,7 @@ fn what_was_warmed_is_read_with_all_storage_nodes_gone() {
     assert_eq!((&after["files"], &after["cached_files"]), (&FILES.into(), &FILES.into()), "{after}");
     assert_eq!(after["cached_bytes"], FILES * FILE_BYTES, "{after}");
 
-    let stats = fs::read_to_string(mount.join(".torchfs/stats")).expect("reads");
-    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    let stats = mount.stats();
     let requests = stats["requests"]["storage_reads"]["requests"].as_u64().expect("a number") as usize;
     assert!(requests <= FILES / 10, "many files in one request: {requests}");
     without_storage(&mut cluster);

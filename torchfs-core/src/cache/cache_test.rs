@@ -300,7 +300,7 @@ async fn what_another_cache_in_the_folder_has_whole_is_copied_and_nothing_of_it_
         assert_eq!(one.read(ino, len).await, len);
     }
     // Long enough for the index to be looked at again.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(read_through(&two, 1, len).await, 0);
     assert_eq!((two.stats().storage_bytes, two.stats().sibling_bytes), (0, len));
     assert_eq!(read_through(&stranger, 1, len).await, len, "an inode of another cluster is another file");

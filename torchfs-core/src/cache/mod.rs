@@ -15,6 +15,7 @@ mod entry;
 mod epochs;
 mod flight;
 mod keep;
+mod pinned;
 mod pins;
 pub mod policy;
 mod prefetcher;
@@ -23,8 +24,8 @@ mod warm;
 
 pub use ahead::{Coming, Limits};
 pub(crate) use disk::seats;
-pub use entry::Pinned;
 pub use epochs::EpochStats;
+pub use pinned::Pinned;
 pub use prefetcher::{BatchSource, Prefetcher};
 pub use warm::{Warming, Warmth};
 
@@ -48,6 +49,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use warm::Warmings;
 
@@ -93,7 +95,7 @@ pub struct CacheStats {
     /// Bytes copied from another process's cache in the same folder.
     #[serde(default)]
     pub sibling_bytes: u64,
-    /// Bytes fetched that could not be kept: no room, or the disk refused.
+    /// Bytes fetched that could not be kept: no room, the file is larger than the cache, or the disk refused.
     pub unkept_bytes: u64,
     /// Files removed to make room, or because a newer version of them came.
     pub evictions: u64,
@@ -299,6 +301,14 @@ impl Cache {
     /// one. For others who find the disk full. Blocks on the disk.
     pub(crate) fn free_disk(&self, bytes: u64) -> bool {
         self.shared.evict(bytes) > 0
+    }
+
+    /// Counts what a reader waited for that the cache does not take, because it is larger, say.
+    pub(crate) fn passed_by(&self, bytes: u64, waited: Duration) {
+        count(&self.shared.counters.misses, 1);
+        count(&self.shared.counters.unkept_bytes, bytes);
+        self.shared.count_fetched(bytes);
+        self.shared.index().epochs.stalled(waited);
     }
 
     /// Returns when all that readers have is on the disk, or is not kept.

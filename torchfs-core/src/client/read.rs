@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The first window of a reader that starts at the beginning of a file.
@@ -242,11 +243,19 @@ impl Window {
 
     /// Makes `run` one that holds the first byte of `wanted`.
     async fn fetch_run(&mut self, fetcher: &Arc<Fetcher>, wanted: Range<u64>) -> Result<()> {
+        let began = Instant::now();
+        self.run = self.next_run(fetcher, wanted).await?;
+        if let Some(cache) = &fetcher.client.inner.cache {
+            cache.passed_by(self.run.data.len() as u64, began.elapsed());
+        }
+        Ok(())
+    }
+
+    async fn next_run(&mut self, fetcher: &Arc<Fetcher>, wanted: Range<u64>) -> Result<Run> {
         if let Some(ahead) = self.ahead.take_if(|ahead| ahead.range.contains(&wanted.start)) {
             let data =
                 ahead.task.await.map_err(|error| Error::caused(Kind::Cancelled, "readahead was given up", error))?;
-            self.run = Run { start: ahead.range.start, data: data? };
-            return Ok(());
+            return Ok(Run { start: ahead.range.start, data: data? });
         }
         self.ahead = None;
         let size = fetcher.base.attr.size;
@@ -259,8 +268,7 @@ impl Window {
             self.bytes = 0;
             wanted
         };
-        self.run = Run { start: range.start, data: fetcher.fetch(range).await? };
-        Ok(())
+        Ok(Run { start: range.start, data: fetcher.fetch(range).await? })
     }
 
     /// Once the reader is well into a run, has the next one fetched.

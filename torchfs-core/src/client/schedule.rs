@@ -8,7 +8,7 @@ use super::path::shown;
 use super::write::blocking;
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
-use crate::prefetch::{ENTRIES_MAX, EpochProgress, Schedule};
+use crate::prefetch::{ENTRIES_MAX, EpochProgress, PREDICTED_EPOCHS, Schedule};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -155,8 +155,12 @@ impl EpochOrder {
         }
     }
 
-    /// Refuses more entries than memory should be spent on.
-    pub(super) fn check_entries(&self) -> Result<()> {
+    /// Refuses more entries than memory should be spent on, and numbers that are those of predicted epochs.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.epoch >= PREDICTED_EPOCHS {
+            let message = format!("epoch {}: the highest number is {}", self.epoch, PREDICTED_EPOCHS - 1);
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
         let entries = self.share().len();
         if entries <= ENTRIES_MAX {
             return Ok(());
@@ -266,13 +270,13 @@ impl Client {
     /// in them has changed; a file that changes or goes after that is read by whoever opens it as it is then.
     ///
     /// # Errors
-    /// `Unsupported` without a cache, `InvalidInput` for an empty order, `NotFound` if none of its entries is known, `TooLarge`
+    /// `Unsupported` without a cache, `InvalidInput` for an empty order or an epoch of 2^63 or more, `NotFound` if none of its entries is known, `TooLarge`
     /// for more than [`ENTRIES_MAX`] entries or files, or what metadata answers.
     pub async fn announce(&self, order: EpochOrder) -> Result<Announced> {
         let without =
             || Error::new(Kind::Unsupported, "an order is of use with a cache only: give the client a cache folder");
         let cache = self.inner.cache.clone().ok_or_else(without)?;
-        order.check_entries()?;
+        order.check()?;
         let (order, scope) = blocking(move || {
             let scope = order.scope();
             Ok((order, scope))

@@ -115,6 +115,8 @@ async fn what_an_order_names_wrongly_is_counted_and_shown() {
     assert!(message.contains("none of its 2 entries") && message.contains("/images/1.png"), "{message}");
     let empty = client.announce(EpochOrder::paths(6, PathList::default())).await.expect_err("nothing is said");
     assert_eq!(empty.kind(), Kind::InvalidInput);
+    let late = client.announce(EpochOrder::indices(u64::MAX, "/data", vec![1])).await.expect_err("no such number");
+    assert!(late.kind() == Kind::InvalidInput && late.to_string().contains("9223372036854775807"), "{late}");
     let nowhere = client.announce(EpochOrder::indices(6, "/nowhere", vec![1])).await.expect_err("no such folder");
     assert!(nowhere.kind() == Kind::NotFound && nowhere.to_string().contains("/nowhere"), "{nowhere}");
     let uncached = cached.rig.client().await;

@@ -124,7 +124,7 @@ impl Client {
         let Some(order) = order else {
             return Ok(Named::all(list(self.meta(), &self.inner.catalogs, &path).await?.files));
         };
-        order.check_entries()?;
+        order.check()?;
         let below = if is_root { None } else { Some(list(self.meta(), &self.inner.catalogs, &path).await?.files) };
         let (order, scope) = blocking(move || {
             let scope = order.scope();

@@ -57,7 +57,7 @@ fn verdict(epoch: &EpochStats) -> String {
         return format!("{name} waited {share} for storage: compute-bound, faster storage would not help");
     }
     let why = if epoch.epoch.is_none() {
-        "no order is announced, so nothing is fetched before it is opened: see docs/schedule.md"
+        "no announced order names these files, so only what can be guessed is fetched before it is opened: see docs/schedule.md"
     } else if epoch.late >= epoch.misses {
         "files are opened faster than they arrive: a larger cache leaves less to fetch, more nodes or a faster network bring it sooner"
     } else {
@@ -114,7 +114,7 @@ mod tests {
             (EpochStats { stall_us: 0, ..EPOCH }, "waited nothing for storage"),
             (slow, "waited 34 % of its time for storage, all readers together: storage-bound; files are opened faster"),
             (EpochStats { misses: 500, ..slow }, "is the announced order the one"),
-            (EpochStats { epoch: None, ..slow }, "no order is announced"),
+            (EpochStats { epoch: None, ..slow }, "no announced order names these files"),
         ] {
             assert!(verdict(&epoch).contains(what), "{}", verdict(&epoch));
         }
