@@ -54,7 +54,7 @@ pub fn write_small_files(root: &Path, classes: usize, files: usize, bytes_max: u
 #[track_caller]
 pub fn assert_same_tree(left: &Path, right: &Path) {
     let diff = Command::new("diff").args(["-r", "--no-dereference"]).arg(left).arg(right).output().expect("diff runs");
-    let text = String::from_utf8_lossy(&diff.stdout);
+    let text = String::from_utf8_lossy(&[diff.stderr, diff.stdout].concat()).into_owned();
     assert!(diff.status.success(), "trees differ: {}", text.lines().take(5).collect::<Vec<_>>().join("\n"));
     let (left, right) = (listing(left), listing(right));
     let first = left.iter().zip(&right).find(|(a, b)| a != b);

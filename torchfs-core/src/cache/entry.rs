@@ -258,7 +258,7 @@ impl Pin {
 
     /// Keeps bytes that have their room, for which something leaves.
     async fn write_reserved(self, chunks: Range<u32>, data: Bytes, evicted: Vec<Arc<Entry>>) {
-        let bytes = data.len() as u64;
+        let (bytes, shared) = (data.len() as u64, self.shared.clone());
         let work = move || {
             self.shared.remove(&evicted);
             if let Err(error) = self.write_with_room(chunks, &data) {
@@ -267,8 +267,10 @@ impl Pin {
                 self.shared.release(self.entry.key, bytes);
             }
         };
-        // It fails only when the runtime ends, and the cache with it.
+        // Neither fails before the runtime ends, and the cache with it.
+        let turn = shared.writers.acquire().await;
         let _ = tokio::task::spawn_blocking(work).await;
+        drop(turn);
     }
 
     /// Writes if the disk has room, which other files are removed for.

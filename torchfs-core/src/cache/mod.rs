@@ -62,6 +62,9 @@ const ROOM_ROUNDS_MAX: u32 = 4;
 /// Chunks of which readers have the bytes while they are still written to the disk.
 const UNWRITTEN_UNITS_MAX: usize = 32;
 
+/// Threads that write at a time: few files of a batch that arrives at once wait for each other, and disks are kept busy.
+const WRITERS_MAX: usize = 8;
+
 /// What a cached file is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheKey {
@@ -135,6 +138,8 @@ struct Shared {
     counters: Counters,
     /// For bytes that readers have and the disk not yet.
     unwritten: Arc<Semaphore>,
+    /// For threads that write.
+    writers: Semaphore,
     /// Something may be to be fetched ahead.
     wanted: tokio::sync::Notify,
 }
@@ -258,7 +263,9 @@ impl Cache {
         let unwritten = Arc::new(Semaphore::new(UNWRITTEN_UNITS_MAX));
         let siblings = Siblings::new(dir, disk.dir(), cluster);
         let wanted = tokio::sync::Notify::new();
-        let shared = Arc::new(Shared { disk, pins, siblings, limit_bytes, index, counters, unwritten, wanted });
+        let writers = Semaphore::new(WRITERS_MAX);
+        let shared = Shared { disk, pins, siblings, limit_bytes, index, counters, unwritten, writers, wanted };
+        let shared = Arc::new(shared);
         let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
         Ok(Cache { shared })

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cache::policy::Plan;
 use crate::ids::{InodeId, Version};
+use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -186,6 +187,15 @@ fn a_reader_is_followed_into_the_next_folder_once_it_has_gone_on_into_one() {
 }
 
 #[test]
+fn a_reader_who_turns_back_into_the_folder_before_is_followed_on() {
+    let mut rig = Rig::new(Prefetch::Sequential, 20);
+    let files: Vec<DataFile> = (20..60).map(|file| DataFile { key: key(file), bytes: 10 }).collect();
+    rig.planner.listed(0, &files);
+    rig.open([10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 19, 22, 21]);
+    assert!(rig.open(23..30).contains(&33), "its window slides on");
+}
+
+#[test]
 fn a_folder_that_changed_is_listed_anew() {
     let mut rig = Rig::new(Prefetch::Sequential, 100);
     let newer = |file: u32| CacheKey { version: Version(2), ..key(file) };
@@ -259,4 +269,72 @@ fn a_policy_is_found_by_its_name() {
         assert_eq!(prefetch.name().parse::<Prefetch>().expect("its name"), prefetch);
     }
     assert_eq!("oracle".parse::<Prefetch>().expect_err("unknown").kind(), Kind::InvalidInput);
+}
+
+/// What may happen to a cache and its planner.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    List { first: u32, files: u32, continues: bool },
+    Open(u32),
+    Fetch,
+    Fail(u32),
+    Remove(u32),
+    Announce { epoch: u64, seed: u64 },
+    Forget,
+}
+
+const FILES: u32 = 96;
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => (0..FILES, 0..FILES, any::<bool>())
+            .prop_map(|(first, files, continues)| Step::List { first, files, continues }),
+        12 => (0..FILES).prop_map(Step::Open),
+        4 => Just(Step::Fetch),
+        2 => (0..FILES).prop_map(Step::Fail),
+        3 => (0..FILES).prop_map(Step::Remove),
+        1 => (0..3u64, any::<u64>()).prop_map(|(epoch, seed)| Step::Announce { epoch, seed }),
+        1 => Just(Step::Forget),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Runs of neighbours, which the policies look for, and whatever may come between.
+    #[test]
+    fn whatever_happens_no_more_is_wanted_than_fits_and_nothing_that_is_held(
+        steps in prop::collection::vec((step(), 1..20u32, any::<bool>()), 1..80),
+    ) {
+        for prefetch in Prefetch::ALL {
+            let mut rig = Rig::new(prefetch, FILES);
+            for &(step, run, backwards) in &steps {
+                match step {
+                    Step::List { first, files, continues } => {
+                        let files = &rig.dataset.files()[first as usize..(first + files).min(FILES) as usize];
+                        rig.planner.listed(if continues { 7 } else { 0 }, files);
+                    }
+                    Step::Open(first) => {
+                        let files = (0..run).map(|at| if backwards { first.saturating_sub(at) } else { first + at });
+                        rig.open(files.filter(|&file| file < FILES));
+                    }
+                    Step::Fetch => drop(rig.fetch()),
+                    Step::Fail(file) => {
+                        rig.held.remove(&key(file));
+                        rig.planner.failed(key(file));
+                    }
+                    Step::Remove(file) => {
+                        if rig.held.remove(&key(file)) {
+                            rig.planner.removed(key(file));
+                        }
+                    }
+                    Step::Announce { epoch, seed } => {
+                        let order: Vec<u32> = (0..FILES).map(|at| (seed >> (at % 32)) as u32 % FILES).collect();
+                        rig.announce(epoch, &order);
+                    }
+                    Step::Forget => rig.planner.forget(),
+                }
+            }
+        }
+    }
 }

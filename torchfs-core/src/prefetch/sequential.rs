@@ -193,9 +193,9 @@ impl Sequential {
         if next > end || is_beyond() || self.streams.iter().any(is_read) { None } else { self.file(next) }
     }
 
-    /// Whether a folder begins at one of these places.
+    /// Whether a folder begins at one of these places, of which there are none for a reader that goes back.
     fn begins_folder(&self, places: Range<u64>) -> bool {
-        self.folders.range(places).next().is_some()
+        !places.is_empty() && self.folders.range(places).next().is_some()
     }
 
     fn follow(&mut self, place: u64) {
