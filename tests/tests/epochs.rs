@@ -96,9 +96,10 @@ impl Trainer {
         assert_eq!((announced.entries, announced.unknown), (self.names.len() as u64, 0));
     }
 
-    /// Reads an epoch that is announced; `at` is told before each file which it is. Returns what it took.
+    /// Announces an epoch and reads it; `at` is told before each file which it is. Returns what it took.
     async fn read_epoch(&self, epoch: u64, compute: Duration, mut at: impl FnMut(usize)) -> Epoch {
         let before = self.client.request_stats();
+        self.announce(epoch).await;
         let mut slowest = Duration::ZERO;
         let reading = async {
             for (number, &file) in self.order(epoch).iter().enumerate() {
@@ -138,7 +139,7 @@ fn class(file: usize) -> usize {
     (file / 50).min(FOLDERS - 1)
 }
 
-/// Epochs with a cache of a quarter of the files; each announced when it begins.
+/// Epochs with a cache of a quarter of the files.
 async fn train(files: usize, file_bytes: usize, requests_per_file_max: f64) {
     let cluster = Cluster::start();
     let trainer = Trainer::new(&cluster, files, file_bytes, 25).await;
@@ -146,7 +147,6 @@ async fn train(files: usize, file_bytes: usize, requests_per_file_max: f64) {
     let least = all - all / 4;
     let mut epochs = Vec::new();
     for number in 0..4 {
-        trainer.announce(number).await;
         let epoch = trainer.read_epoch(number, Duration::from_millis(1), |_| {}).await;
         let stats = epoch.stats;
         assert_eq!((stats.opens, stats.hits + stats.late + stats.misses), (files as u64, files as u64));
@@ -183,9 +183,7 @@ async fn small_files_of_an_announced_epoch_are_fetched_many_at_a_time() {
 async fn regression_27_epochs_end_while_nodes_are_killed_and_hang() {
     let mut cluster = Cluster::start();
     let trainer = Trainer::new(&cluster, 400, 64 * 1024, 25).await;
-    trainer.announce(0).await;
     trainer.read_epoch(0, Duration::ZERO, |_| {}).await;
-    trainer.announce(1).await;
     let trouble = |number| match number {
         100 => cluster.kill_store(2),
         130 => cluster.freeze_store(4),
@@ -194,7 +192,6 @@ async fn regression_27_epochs_end_while_nodes_are_killed_and_hang() {
     };
     let troubled = trainer.read_epoch(1, Duration::ZERO, trouble).await;
     assert_eq!(troubled.stats.opens, 400, "{troubled:?}");
-    trainer.announce(2).await;
     let after = trainer.read_epoch(2, Duration::ZERO, |_| {}).await;
     assert_eq!(after.stats.opens, 400, "{after:?}");
     cluster.thaw_store(4);

@@ -122,6 +122,21 @@ fn a_mount_is_recorded_by_one_at_a_time_and_not_into_itself() {
 }
 
 #[test]
+fn unmounting_ends_a_recording() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    for (name, args) in [("plain", vec!["umount"]), ("lazy", vec!["umount", "--lazy"])] {
+        let mut mount = Mount::start(&cluster, name);
+        let trace = cluster.dir().join(name).with_extension("trace");
+        let mut recorder = record(&cluster, &mount, &trace);
+        cluster.torchfs([&args[..], &[text(mount.path())]].concat()).ok();
+        wait_until("the recorder ends", || recorder.try_wait().expect("can be asked").is_some());
+        assert!(recorder.wait().expect("has ended").success());
+        wait_until("the mount ends", || mount.has_ended());
+    }
+    mount.unmount();
+}
+
+#[test]
 fn without_passthrough_reads_of_large_cached_files_are_seen() {
     let Some((cluster, mount)) = mounted_or_skip() else { return };
     mount.unmount();

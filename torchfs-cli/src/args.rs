@@ -249,7 +249,8 @@ pub struct Mount {
     /// it copy from each other instead of fetching; each has a limit of its own
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// How much the cache may hold, like 200G or 25% of its disk; 5 % of that, at most 1 GiB, stay free in any case
+    /// How much the cache may hold, like 200G or 25% of its disk; 5 % of that, at most 1 GiB, stay free in any case. Bytes of files
+    /// count, which take whole blocks of the disk: mostly 4 KiB each
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     pub cache_size: CacheSize,
     /// What leaves a full cache first: fifo what came first, filo what came last, lru what was not opened for the longest

@@ -531,7 +531,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if let Some(value) = own_attribute(ino, name, self.volume.cache_dir()) {
+        if let Some(value) = own_attribute(ino, name, &self.volume) {
             return reply_xattr(reply, size)(Ok(value));
         }
         // The kernel asks for security.capability before every write: no task for what is never there.

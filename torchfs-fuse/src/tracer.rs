@@ -73,6 +73,7 @@ impl Tracer {
         let ready = BytesMut::from(&encoder.take()[..]);
         *stream = Some(Stream { began, encoder, ready });
         *self.queue() = Queue { began: Some(began), ..Queue::default() };
+        self.is_stopped.store(false, Ordering::Release);
         self.reader.store(handle, Ordering::Release);
         names().into_iter().for_each(|(parent, name, ino)| self.name(parent, &name, ino));
         Ok(handle)
@@ -93,10 +94,11 @@ impl Tracer {
         is_reader
     }
 
-    /// Whoever reads is at the end after what was noted so far.
-    pub fn stop(&self) {
+    /// Whoever reads is at the end after what was noted so far; whether somebody does.
+    pub fn stop(&self) -> bool {
         self.is_stopped.store(true, Ordering::Release);
         self.filled.notify_one();
+        self.reader.load(Ordering::Relaxed) != 0
     }
 
     /// An operation begins; `None` if it is not to be noted.

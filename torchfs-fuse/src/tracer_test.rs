@@ -76,7 +76,7 @@ async fn what_finds_no_room_is_counted() {
 async fn when_the_mount_ends_so_does_the_trace() {
     let tracer = tracer();
     read_one(&tracer);
-    tracer.stop();
+    assert!(tracer.stop(), "somebody reads");
     assert_eq!(items(&tracer, 2).await.len(), 2);
     assert!(tracer.read(100).await.is_empty());
 }

@@ -3,6 +3,7 @@
 //!
 //! Which process serves a mount is asked of the mount itself, by attributes of its root folder that are in no list.
 
+use crate::volume::Volume;
 use fuser::INodeNo;
 use rustix::fs::getxattr;
 use rustix::io::Errno;
@@ -22,6 +23,9 @@ const PID_ATTRIBUTE: &str = "system.torchfs.pid";
 /// The one that holds its cache folder; empty if it has none.
 const CACHE_ATTRIBUTE: &str = "system.torchfs.cache";
 
+/// Asking for this one ends the recording of the mount's trace, whose reader would keep it in use; it tells whether there was one.
+const RECORDED_ATTRIBUTE: &str = "system.torchfs.recorded";
+
 /// The type of our mounts where fusermount3 made them, ...
 const TYPE: &str = "fuse.torchfs";
 
@@ -30,6 +34,9 @@ const TYPE_AND_SOURCE: (&str, &str) = ("fuse", "torchfs");
 
 /// A mount whose process says nothing for this long hangs.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a recorder may take to close the trace that has ended.
+const RECORDER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the process of a mount may take to end after it: it finishes what is under way.
 const END_DEADLINE: Duration = Duration::from_secs(60);
@@ -61,7 +68,8 @@ pub struct Unmounted {
 }
 
 /// Unmounts the TorchFS on a folder, and waits until everything that was written is committed, or has failed to be, and the
-/// `torchfs` process that served it has ended. One that a killed process left is cleaned away.
+/// `torchfs` process that served it has ended. One that a killed process left is cleaned away. Whoever records the trace of the
+/// mount does not keep it in use: the recording ends.
 ///
 /// # Errors
 /// `NotFound` if nothing is mounted there, `InvalidInput` if it is something else, `Conflict` if it is in use,
@@ -95,8 +103,8 @@ fn start_unmount(mountpoint: &Path, in_use: InUse) -> Result<Server> {
             let message = format!("the process of the mount on {at} does not answer: --lazy detaches it all the same");
             Err(Error::new(Kind::Unavailable, message))
         }
-        (State::Served(server), InUse::Refuse) => take(&point).map(|()| server),
-        (State::Served(server), InUse::Detach) => match take(&point) {
+        (State::Served(server), InUse::Refuse) => take_recorded(&point).map(|()| server),
+        (State::Served(server), InUse::Detach) => match take_recorded(&point) {
             Ok(()) => Ok(server),
             Err(_) => detach(&point).map(|()| Server::default()),
         },
@@ -138,13 +146,14 @@ pub fn clear_mountpoint(mountpoint: &Path) -> Result<bool> {
 }
 
 /// The answer to the kernel's question for an attribute, if it is one of those that a mount has for its own tools.
-pub fn own_attribute(ino: INodeNo, name: &OsStr, cache_dir: Option<&Path>) -> Option<Vec<u8>> {
+pub fn own_attribute(ino: INodeNo, name: &OsStr, volume: &Volume) -> Option<Vec<u8>> {
     if ino != INodeNo::ROOT {
         return None;
     }
     match name.to_str()? {
         PID_ATTRIBUTE => Some(std::process::id().to_string().into_bytes()),
-        CACHE_ATTRIBUTE => Some(cache_dir.map_or_else(Vec::new, |dir| dir.as_os_str().as_bytes().to_vec())),
+        CACHE_ATTRIBUTE => Some(volume.cache_dir().map_or_else(Vec::new, |dir| dir.as_os_str().as_bytes().to_vec())),
+        RECORDED_ATTRIBUTE => Some(if volume.tracer.stop() { b"yes".to_vec() } else { b"no".to_vec() }),
         _ => None,
     }
 }
@@ -302,6 +311,20 @@ async fn wait_for_end(process: Process) -> Result<()> {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
+}
+
+/// Unmounts what nobody uses, or only who records its trace.
+fn take_recorded(point: &Path) -> Result<()> {
+    let mut taken = take(point);
+    let is_busy = |taken: &Result<()>| taken.as_ref().is_err_and(|error| error.kind() == Kind::Conflict);
+    if is_busy(&taken) && attribute(point, RECORDED_ATTRIBUTE).is_ok_and(|recorded| recorded == b"yes") {
+        let end = Instant::now() + RECORDER_DEADLINE;
+        while is_busy(&taken) && Instant::now() < end {
+            std::thread::sleep(POLL_INTERVAL);
+            taken = take(point);
+        }
+    }
+    taken
 }
 
 /// Unmounts what nobody uses. Who is not root needs the help of fusermount3, as for mounting.
