@@ -1,15 +1,32 @@
 """Reads epochs of a folder of a mount, in a process of its own. Prints a line of JSON for each."""
 
 import json
+import os
 import sys
 import time
 
 import torch
 import torchfs
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 BATCH = 32
+
+
+class Files(Dataset):
+    """Reads each file as one does that is opened once per epoch, of more than fits into memory: no page of it stays there."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        with open(self.paths[index], "rb", buffering=0) as file:
+            content = file.read()
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return content
 
 
 def main():
@@ -22,29 +39,27 @@ def main():
         order = RandomSampler(data, generator=torch.Generator().manual_seed(1))
     workers = how["workers"]
     sampler = torchfs.ScheduledSampler(order, data, batch_size=BATCH if workers else 1, num_workers=workers)
-    loader = DataLoader(data, BATCH, sampler=sampler, num_workers=workers, collate_fn=len, persistent_workers=workers > 0) if workers else None
+    files = Files(data.paths)
+    loader = DataLoader(files, BATCH, sampler=sampler, num_workers=workers, collate_fn=len, persistent_workers=True) if workers else None
     for epoch in range(how["epochs"]):
         if how["mounts"] > 1:
             order.set_epoch(epoch)
         before, began = torchfs.stats(how["folder"]), time.monotonic()
-        files = sum(loader) if loader else read(data, sampler, how["compute_ms"] / 1000)
+        read = sum(loader) if loader else read_all(files, sampler, how["compute_ms"] / 1000)
         seconds, after = time.monotonic() - began, torchfs.stats(how["folder"])
         asked = {name: after["requests"][name]["requests"] - before["requests"][name]["requests"]
                  for name in ("metadata_reads", "storage_reads")}
         counted = [each for each in after["epochs"] if each["epoch"] == epoch]
-        print(json.dumps({"files": files, "seconds": seconds, **asked, "counted": counted[0] if counted else None}), flush=True)
+        print(json.dumps({"files": read, "seconds": seconds, **asked, "counted": counted[0] if counted else None}), flush=True)
 
 
-def read(data, sampler, compute_seconds):
-    files = 0
-    for index in sampler:
-        with open(data.paths[index], "rb", buffering=0) as file:
-            content = file.read()
-        assert len(content) > 0
-        files += 1
+def read_all(files, order, compute_seconds):
+    read = 0
+    for index in order:
+        read += len(files[index]) > 0
         if compute_seconds:
             time.sleep(compute_seconds)
-    return files
+    return read
 
 
 if __name__ == "__main__":

@@ -349,7 +349,7 @@ impl Index {
 
     fn found(&self, key: CacheKey) -> Found {
         match self.slots.get(&key) {
-            Some(slot) if slot.entry.is_whole() => Found::Whole,
+            Some(slot) if slot.entry.is_at_hand() => Found::Whole,
             Some(slot) if slot.brought != Brought::ByReader => Found::Coming,
             _ => Found::Missing,
         }

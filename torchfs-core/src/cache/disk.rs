@@ -14,10 +14,11 @@ use super::CacheKey;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::folder::foreign_entry;
 use crate::ids::{ClusterId, InodeId, Version};
+use rustix::io::{ReadWriteFlags, preadv2};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::Write;
+use std::io::{IoSliceMut, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -189,6 +190,12 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
 ///
 /// # Errors
 /// What the operating system reports.
+/// Reads what the kernel has in memory, without waiting for the disk (RWF_NOWAIT, preadv2(2)); false if that is not all.
+pub(super) fn read_now(file: &File, out: &mut [u8], offset: u64) -> bool {
+    let bytes = out.len();
+    preadv2(file, &mut [IoSliceMut::new(out)], offset, ReadWriteFlags::NOWAIT).is_ok_and(|read| read == bytes)
+}
+
 pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> Result<()> {
     file.read_exact_at(out, offset).io(|| "read from the cache")
 }

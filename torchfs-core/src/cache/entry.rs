@@ -67,6 +67,13 @@ impl Entry {
         !self.state().chunks.contains(&Chunk::Missing)
     }
 
+    /// Whether a reader has all of it without waiting: it is there, or was fetched and is not written yet.
+    pub fn is_at_hand(&self) -> bool {
+        let state = self.state();
+        let missing = (0..).zip(&state.chunks).filter(|(_, chunk)| **chunk == Chunk::Missing);
+        missing.map(|(chunk, _)| chunk).all(|chunk| state.flights.has_landed(chunk))
+    }
+
     /// Whether some of it is being fetched.
     pub fn is_under_way(&self) -> bool {
         !self.state().flights.is_empty()

@@ -17,7 +17,7 @@ pub struct EpochStats {
     pub epoch: Option<u64>,
     /// Files opened to be read.
     pub opens: u64,
-    /// Of these, those that were whole in the cache.
+    /// Of these, those that were whole in the cache, or on their way from memory to its disk.
     pub hits: u64,
     /// Of these, those of which nothing was there.
     pub misses: u64,

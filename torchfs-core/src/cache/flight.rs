@@ -50,6 +50,11 @@ impl Flights {
         self.chunks.get(&chunk).map(|(_, flight)| flight.clone())
     }
 
+    /// Whether the bytes of a chunk have come.
+    pub fn has_landed(&self, chunk: u32) -> bool {
+        self.get(chunk).and_then(Flight::now_or_never).is_some_and(|run| run.is_ok())
+    }
+
     pub fn contains(&self, chunk: u32) -> bool {
         self.chunks.contains_key(&chunk)
     }
