@@ -4,6 +4,7 @@ use super::*;
 use crate::cache::policy::Lru;
 use crate::error::{Error, Kind};
 use proptest::prelude::*;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
@@ -314,4 +315,33 @@ async fn what_another_cache_in_the_folder_has_whole_is_copied_and_nothing_of_it_
     std::fs::remove_file(one.pin(3, len).expect("fits").path()).expect("removed");
     assert_eq!(read_through(&two, 3, len).await, len, "it has left the other cache");
     assert!(two.stats().used_bytes <= 16 * MIB, "the limit is its own");
+}
+
+#[tokio::test]
+async fn files_take_the_places_of_others_but_not_of_one_that_was_handed_out() {
+    const LEN: u64 = 100_000;
+    let rig = Rig::new(40 * LEN);
+    for ino in 0..40 {
+        assert_eq!(rig.read(ino, LEN).await, LEN);
+    }
+    rig.cache().settle().await;
+    let file = rig.pin(7, LEN).expect("is there").complete_file().await.expect("is whole");
+    let numbers = |rig: &Rig| -> std::collections::BTreeSet<u64> {
+        let number = |path: std::path::PathBuf| std::fs::metadata(path).expect("stat").ino();
+        rig.backing_files().into_iter().map(number).collect()
+    };
+    let before = numbers(&rig);
+    for round in 1..4 {
+        for ino in 100 * round..100 * round + 40 {
+            assert_eq!(rig.read(ino, LEN - round).await, LEN - round);
+            rig.cache().settle().await;
+            assert_eq!(rig.read(ino, LEN - round).await, 0, "is kept");
+        }
+    }
+    let mut bytes = vec![0; LEN as usize];
+    file.read_exact_at(&mut bytes, 0).expect("reads");
+    assert!(bytes == content(7, 0..LEN), "it was written over");
+    let after = numbers(&rig);
+    assert!(!after.contains(&file.metadata().expect("stat").ino()));
+    assert!(after.intersection(&before).count() >= 30, "{} of {} are new files", (&after - &before).len(), after.len());
 }

@@ -22,7 +22,7 @@ use std::io::{IoSliceMut, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const MAGIC: &[u8; 8] = b"TFSCACHE";
 const FORMAT_VERSION: u32 = 1;
@@ -34,6 +34,9 @@ const RECORD_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Processes that may use one folder at the same time.
 const SEATS_MAX: u32 = 16;
 
+/// Files of up to so many bytes are used again for others: making a file costs as much as writing it.
+const SPARE_BYTES_MAX: u64 = 1 << 20;
+
 /// How much of an index is read at a time: more than the longest record.
 const READ_BYTES_MAX: u64 = 2 * RECORD_BYTES_MAX as u64;
 
@@ -43,7 +46,15 @@ pub(super) struct Disk {
     dir: PathBuf,
     index: Mutex<File>,
     next_name: AtomicU64,
+    spares: Mutex<Spares>,
     _lock: File,
+}
+
+/// Files that left the cache and are still there, by name and length: the next ones take their places on the disk and in memory.
+#[derive(Debug, Default)]
+struct Spares {
+    files: Vec<(u64, u64)>,
+    bytes: u64,
 }
 
 /// What a cache folder may hold: its own, and what a client and a mount keep beside.
@@ -99,9 +110,8 @@ impl Disk {
             std::fs::create_dir_all(&sub).io(|| format!("make {}", sub.display()))?;
         }
         let next_name = records.iter().map(|record| record.name + 1).max().unwrap_or(0);
-        let disk =
-            Disk { dir: dir.into(), index: Mutex::new(index), next_name: AtomicU64::new(next_name), _lock: lock };
-        Ok((disk, records))
+        let (index, next_name, spares) = (Mutex::new(index), AtomicU64::new(next_name), Mutex::default());
+        Ok((Disk { dir: dir.into(), index, next_name, spares, _lock: lock }, records))
     }
 
     /// The folder of this process: the one that was given or, if others use that too, one inside.
@@ -119,16 +129,43 @@ impl Disk {
         content_path(&self.dir, name)
     }
 
-    /// Opens a file, making it with its full length if it is not there.
+    /// Opens a file, making it with its full length if it is not there. What a new one has in it is of no file or of another.
     ///
     /// # Errors
     /// What the operating system reports.
     pub fn file(&self, name: u64, len: u64) -> Result<File> {
         let path = self.path(name);
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let open = |make: bool| File::options().read(true).write(true).create(make).truncate(false).open(&path);
+        let file = match open(false) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if len <= SPARE_BYTES_MAX {
+                    self.take_spare(&path);
+                }
+                open(true)
+            }
+            opened => opened,
+        };
         let file = file.io(|| format!("open {}", path.display()))?;
         file.set_len(len).io(|| format!("set the length of {}", path.display()))?;
         Ok(file)
+    }
+
+    /// Has a file that left the cache be one that comes, if there is one.
+    fn take_spare(&self, path: &Path) {
+        let spare = {
+            let mut spares = self.spares();
+            let spare = spares.files.pop();
+            spares.bytes -= spare.map_or(0, |(_, len)| len);
+            spare
+        };
+        if let Some((name, _)) = spare {
+            // It may never have been made.
+            let _ = std::fs::rename(self.path(name), path);
+        }
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Spares> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many bytes must be freed so that `bytes` more can be written and [`reserve_bytes`] of the disk stay free.
@@ -142,6 +179,26 @@ impl Disk {
         let Ok(found) = rustix::fs::statvfs(&self.dir) else { return u64::MAX };
         let (free, total) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
         free.saturating_sub(reserve_bytes(total))
+    }
+
+    /// Lets go of a file that nobody has open or mapped, so that another may take its place, or removes it: no more than
+    /// `spare_bytes_max` are kept of such.
+    pub fn spare(&self, name: u64, len: u64, spare_bytes_max: u64) {
+        {
+            let mut spares = self.spares();
+            if len <= SPARE_BYTES_MAX && spares.bytes + len <= spare_bytes_max {
+                spares.files.push((name, len));
+                spares.bytes += len;
+                return;
+            }
+        }
+        self.remove(name);
+    }
+
+    /// Gives back the disk space of files that left the cache.
+    pub fn remove_spares(&self) {
+        let spares = std::mem::take(&mut *self.spares());
+        spares.files.iter().for_each(|(name, _)| self.remove(*name));
     }
 
     /// Removes a file. Failing wastes space until the next start.
@@ -402,6 +459,36 @@ mod tests {
         let error = Disk::open(dir.path(), ClusterId(1)).expect_err("refused");
         assert!(error.kind() == Kind::InvalidInput && error.to_string().contains("thesis.txt"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 1, "nothing was put into it");
+    }
+
+    #[test]
+    fn files_take_the_places_of_others_that_left() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (disk, _) = Disk::open(dir.path(), ClusterId(5)).expect("opened");
+        let number = |file: &File| file.metadata().expect("stat").ino();
+        let first = number(&disk.file(1, 100).expect("made"));
+        disk.complete(&record(1, 100)).expect("noted");
+        disk.spare(1, 100, 150);
+        disk.file(2, 60).expect("made");
+        assert!(!disk.path(1).exists());
+        assert_eq!(number(&disk.file(2, 60).expect("is there")), first);
+        disk.spare(2, 60, 150);
+        let large = disk.file(3, SPARE_BYTES_MAX + 1).expect("made");
+        assert_ne!(number(&large), first);
+        disk.file(4, 100).expect("made");
+        assert!(!disk.path(2).exists() && disk.path(4).exists());
+        for name in [3, 4, 5] {
+            disk.spare(name, disk.path(name).metadata().map_or(60, |found| found.len()), 150);
+        }
+        assert!(!disk.path(3).exists() && disk.path(4).exists(), "too large, and not");
+        assert_eq!(disk.spares().bytes, 100, "5 would be too much");
+        disk.remove_spares();
+        assert!(!disk.path(4).exists() && disk.spares().bytes == 0);
+        disk.spare(6, 50, 150);
+        disk.file(7, 50).expect("made, as 6 never was");
+        drop((large, disk));
+        let (_, records) = Disk::open(dir.path(), ClusterId(5)).expect("opened again");
+        assert!(records.is_empty(), "1 is not there any more: {records:?}");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(super) struct State {
     pub file: Option<Arc<File>>,
     pub chunks: Vec<Chunk>,
     pub flights: Flights,
+    /// Others may have the file open, or mapped, when it has left the cache.
+    pub is_handed_out: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +51,12 @@ pub(super) enum Chunk {
 impl Entry {
     pub fn empty(key: CacheKey, len: u64, name: u64) -> Self {
         let chunks = vec![Chunk::Missing; len.div_ceil(CHUNK_BYTES) as usize];
-        Entry { key, len, name, state: Mutex::new(State { file: None, chunks, flights: Flights::default() }) }
+        Entry { key, len, name, state: Mutex::new(State::of(chunks)) }
     }
 
     pub fn found(record: Record) -> Self {
         let chunks = record.checksums.iter().map(|&checksum| Chunk::Found(checksum)).collect();
-        let state = State { file: None, chunks, flights: Flights::default() };
-        Entry { key: record.key(), len: record.len, name: record.name, state: Mutex::new(state) }
+        Entry { key: record.key(), len: record.len, name: record.name, state: Mutex::new(State::of(chunks)) }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -134,6 +135,10 @@ impl Drop for Pin {
 }
 
 impl State {
+    fn of(chunks: Vec<Chunk>) -> Self {
+        State { file: None, chunks, flights: Flights::default(), is_handed_out: false }
+    }
+
     pub fn is_wanted(&self, chunk: u32) -> bool {
         self.chunks.get(chunk as usize) == Some(&Chunk::Missing) && !self.flights.contains(chunk)
     }

@@ -65,6 +65,9 @@ const UNWRITTEN_UNITS_MAX: usize = 32;
 /// Threads that write at a time: few files of a batch that arrives at once wait for each other, and disks are kept busy.
 const WRITERS_MAX: usize = 8;
 
+/// This part of the limit may be on the disk in files that left the cache, and wait to be others.
+const SPARE_PART: u64 = 16;
+
 /// What a cached file is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheKey {
@@ -354,16 +357,23 @@ impl Shared {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes the files of evicted entries. Blocks on the disk.
+    /// Lets go of the files of evicted entries. Blocks on the disk.
     fn remove(&self, evicted: &[Arc<Entry>]) {
         count(&self.counters.evictions, evicted.len() as u64);
-        evicted.iter().for_each(|entry| self.disk.remove(entry.name));
+        for entry in evicted {
+            if entry.state().is_handed_out {
+                self.disk.remove(entry.name);
+            } else {
+                self.disk.spare(entry.name, entry.len, self.limit_bytes / SPARE_PART);
+            }
+        }
     }
 
     /// Removes files that are not open until so many bytes are freed, as far as there are any; answers how many were.
     fn evict(&self, bytes: u64) -> u64 {
         let (evicted, freed) = self.index().evict(bytes);
         self.remove(&evicted);
+        self.disk.remove_spares();
         freed
     }
 

@@ -122,8 +122,10 @@ impl Pinned {
             }
         }
         let file = self.pin.file().await.ok()?;
-        let whole = entry.state().chunks.iter().all(|chunk| matches!(chunk, Chunk::Stored(_)));
-        whole.then_some(file)
+        let mut state = entry.state();
+        let is_whole = state.chunks.iter().all(|chunk| matches!(chunk, Chunk::Stored(_)));
+        state.is_handed_out |= is_whole;
+        is_whole.then_some(file)
     }
 
     /// As [`Cache::settle`](super::Cache::settle).
