@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use torchfs_tests::{
-    Cluster, Mount, exit, fuse_or_skip, mounted_or_skip, mounts_below, run, wait_until, write_file, write_small_files,
+    Cluster, Mount, Noise, exit, fuse_or_skip, mounted_or_skip, mounts_below, run, wait_until, write_file,
+    write_small_files,
 };
 
 /// The prototype loaded the whole namespace at mount, one request per entry, and hung at unmount.
@@ -32,10 +33,16 @@ fn a_background_mount_is_usable_when_the_command_returns() {
     let cluster = Cluster::start();
     let point = cluster.dir().join("bg");
     fs::create_dir(&point).expect("mkdir");
-    let mut mount = cluster.command(["mount"]);
-    mount.arg(&point).arg("--background").arg("--cache-dir").arg(cluster.dir().join("bg-cache"));
-    run(&mut mount).ok();
+    write_file(&cluster.dir().join("g"), &Noise::new(1).bytes(5000));
+    cluster.torchfs(["put", cluster.dir().join("g").to_str().expect("UTF-8"), "/g"]).ok();
+    // A mount in the background works in another folder than the one where the command was given.
+    let mut mount = cluster.command(["mount", "bg", "--background", "--cache-dir", "bg-cache"]);
+    run(mount.current_dir(cluster.dir())).ok();
     fs::write(point.join("f"), b"x").expect("the mount is usable");
+    assert_eq!(fs::read(point.join("g")).expect("reads").len(), 5000);
+    let cached =
+        || run(Command::new("find").arg(cluster.dir().join("bg-cache/files")).args(["-type", "f", "-size", "+1"])).ok();
+    wait_until("it is in the cache folder", || !cached().is_empty());
     run(Command::new("umount").arg(&point)).ok();
     // And it fails where it cannot be.
     let mut mount = cluster.command(["mount", "/no/such/folder", "--background"]);

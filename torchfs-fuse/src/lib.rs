@@ -186,7 +186,9 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        // One that was detached is there for its users only.
         if self.ended.borrow().is_none()
+            && unmount::is_mounted(&self.mountpoint)
             && let Err(error) = unmount::release(&self.mountpoint)
         {
             tracing::warn!("{error}");
@@ -215,7 +217,13 @@ fn config(options: &MountOptions) -> Config {
 
 fn check_mountpoint(mountpoint: &Path) -> Result<()> {
     clear_mountpoint(mountpoint)?;
-    let found = std::fs::metadata(mountpoint).io(|| format!("mountpoint {}", mountpoint.display()))?;
+    let found = match std::fs::metadata(mountpoint) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let message = format!("mountpoint {} does not exist: make the folder first", mountpoint.display());
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        found => found.io(|| format!("mountpoint {}", mountpoint.display()))?,
+    };
     if found.is_dir() {
         return Ok(());
     }

@@ -116,6 +116,11 @@ pub fn release(point: &Path) -> Result<()> {
     take(point).or_else(|_| detach(point))
 }
 
+/// Whether there is a mount to be released.
+pub fn is_mounted(point: &Path) -> bool {
+    mounted_on(point).is_ok_and(|mount| mount.is_some())
+}
+
 /// Makes a folder free to be mounted on: cleans away the mounts on it whose processes were killed. True if there was one.
 /// Blocks the thread, for seconds where a mount hangs.
 ///

@@ -10,6 +10,7 @@ use crate::output::printable;
 use crate::signal::StopSignals;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 use torchfs_core::{Client, IoContext, Kind};
 use torchfs_fuse::{MountOptions, Mounted, clear_mountpoint, mount};
@@ -36,6 +37,9 @@ pub async fn run(global: &Global, args: Mount, stop: &mut StopSignals) -> Outcom
     served.until_stopped(stop).await
 }
 
+/// After that it is said why unmounting takes long.
+const UNMOUNT_QUIET: Duration = Duration::from_secs(2);
+
 /// A mount with what serves it.
 pub struct Served {
     pub mounted: Mounted,
@@ -49,10 +53,19 @@ impl Served {
     pub async fn until_stopped(&self, stop: &mut StopSignals) -> Outcome {
         let ended = tokio::select! {
             ended = self.mounted.wait() => ended.map_err(Failure::from),
-            () = stop.next() => stop.or_interrupted(async { Ok(self.mounted.unmount().await?) }).await,
+            () = stop.next() => stop.or_interrupted(self.unmount()).await,
         };
         self.client.give_back(GIVE_BACK_DEADLINE).await;
         ended.and_then(|()| check_nothing_is_left(&self.cache_dir, std::process::id()))
+    }
+
+    async fn unmount(&self) -> Outcome {
+        let mut unmounting = pin!(self.mounted.unmount());
+        if let Ok(unmounted) = tokio::time::timeout(UNMOUNT_QUIET, &mut unmounting).await {
+            return Ok(unmounted?);
+        }
+        eprintln!("programs still use the mount: it ends with the last of them, or at once with another Ctrl-C");
+        Ok(unmounting.await?)
     }
 }
 
@@ -108,10 +121,11 @@ async fn check_usable(mountpoint: &Path) -> Outcome {
     }
 }
 
-/// The cache folder: as given, or one of its own for each mountpoint.
+/// The cache folder: as given, or one of its own for each mountpoint. It is found from any folder, as a mount in the background
+/// works in another one.
 fn cache_dir(args: &Mount, mountpoint: &Path) -> Outcome<PathBuf> {
     let dir = match args.cache_dir() {
-        Some(dir) => dir.to_owned(),
+        Some(dir) => std::path::absolute(dir).io(|| dir.display().to_string())?,
         None => default_cache_dir(mountpoint)?,
     };
     std::fs::create_dir_all(&dir).io(|| format!("make the cache folder {}", dir.display()))?;

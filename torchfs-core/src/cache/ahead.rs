@@ -181,7 +181,11 @@ impl Cache {
 
     /// Forgets all announced orders.
     pub fn forget_schedules(&self) {
-        self.shared.index().planner.forget();
+        {
+            let mut index = self.shared.index();
+            index.planner.forget();
+            index.epochs.forgotten();
+        }
         self.shared.plan(Changed::All);
     }
 

@@ -342,6 +342,42 @@ async fn files_take_the_places_of_others_but_not_of_one_that_was_handed_out() {
     file.read_exact_at(&mut bytes, 0).expect("reads");
     assert!(bytes == content(7, 0..LEN), "it was written over");
     let after = numbers(&rig);
+    let mut rig = rig;
+    let later = rig.pin(320, LEN - 3).expect("is there").complete_file().await.expect("is whole");
+    rig.restart();
+    for ino in 500..560 {
+        rig.read(ino, LEN - 3).await;
+    }
+    rig.cache().settle().await;
+    let mut bytes = vec![0; LEN as usize - 3];
+    later.read_exact_at(&mut bytes, 0).expect("reads");
+    assert!(bytes == content(320, 0..LEN - 3), "handed out before the restart");
     assert!(!after.contains(&file.metadata().expect("stat").ino()));
     assert!(after.intersection(&before).count() >= 30, "{} of {} are new files", (&after - &before).len(), after.len());
+}
+
+#[tokio::test]
+async fn files_that_somebody_removes_or_cuts_are_fetched_again() {
+    const LEN: u64 = 100_000;
+    let rig = Rig::new(40 * LEN);
+    for ino in 0..60 {
+        rig.read(ino, LEN).await;
+    }
+    rig.cache().settle().await;
+    let files = rig.backing_files();
+    for (at, file) in files.iter().enumerate() {
+        match at % 3 {
+            0 => std::fs::remove_file(file).expect("removes"),
+            1 => std::fs::OpenOptions::new().write(true).open(file).and_then(|file| file.set_len(9)).expect("cuts"),
+            _ => {}
+        }
+    }
+    let mut fetched = 0;
+    for ino in (20..60).rev() {
+        // It is compared with what it should be.
+        fetched += rig.read(ino, LEN).await;
+    }
+    assert!((20 * LEN..40 * LEN).contains(&fetched), "{fetched} bytes are fetched");
+    rig.cache().settle().await;
+    assert!(rig.cache().stats().used_bytes <= 40 * LEN);
 }

@@ -129,11 +129,28 @@ impl Disk {
         content_path(&self.dir, name)
     }
 
-    /// Opens a file, making it with its full length if it is not there. What a new one has in it is of no file or of another.
+    /// Opens a file that has something of its content.
+    ///
+    /// # Errors
+    /// `Corrupt` if it has another length, `NotFound` if somebody removed it, or what else the operating system reports.
+    pub fn open_file(&self, name: u64, len: u64) -> Result<File> {
+        let path = self.path(name);
+        let file = File::options().read(true).write(true).open(&path);
+        let file = file.io(|| format!("open {}", path.display()))?;
+        let found = file.metadata().io(|| format!("look at {}", path.display()))?.len();
+        if found != len {
+            let message = format!("{} has {found} bytes instead of {len}", path.display());
+            return Err(Error::new(Kind::Corrupt, message));
+        }
+        Ok(file)
+    }
+
+    /// Opens a file that has nothing of its content, making it with its full length if it is not there. What a new one has in it is of
+    /// no file or of another.
     ///
     /// # Errors
     /// What the operating system reports.
-    pub fn file(&self, name: u64, len: u64) -> Result<File> {
+    pub fn make_file(&self, name: u64, len: u64) -> Result<File> {
         let path = self.path(name);
         let open = |make: bool| File::options().read(true).write(true).create(make).truncate(false).open(&path);
         let file = match open(false) {
@@ -466,16 +483,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let (disk, _) = Disk::open(dir.path(), ClusterId(5)).expect("opened");
         let number = |file: &File| file.metadata().expect("stat").ino();
-        let first = number(&disk.file(1, 100).expect("made"));
+        let first = number(&disk.make_file(1, 100).expect("made"));
         disk.complete(&record(1, 100)).expect("noted");
         disk.spare(1, 100, 150);
-        disk.file(2, 60).expect("made");
+        disk.make_file(2, 60).expect("made");
         assert!(!disk.path(1).exists());
-        assert_eq!(number(&disk.file(2, 60).expect("is there")), first);
+        assert_eq!(number(&disk.make_file(2, 60).expect("is there")), first);
         disk.spare(2, 60, 150);
-        let large = disk.file(3, SPARE_BYTES_MAX + 1).expect("made");
+        let large = disk.make_file(3, SPARE_BYTES_MAX + 1).expect("made");
         assert_ne!(number(&large), first);
-        disk.file(4, 100).expect("made");
+        disk.make_file(4, 100).expect("made");
         assert!(!disk.path(2).exists() && disk.path(4).exists());
         for name in [3, 4, 5] {
             disk.spare(name, disk.path(name).metadata().map_or(60, |found| found.len()), 150);
@@ -485,7 +502,7 @@ mod tests {
         disk.remove_spares();
         assert!(!disk.path(4).exists() && disk.spares().bytes == 0);
         disk.spare(6, 50, 150);
-        disk.file(7, 50).expect("made, as 6 never was");
+        disk.make_file(7, 50).expect("made, as 6 never was");
         drop((large, disk));
         let (_, records) = Disk::open(dir.path(), ClusterId(5)).expect("opened again");
         assert!(records.is_empty(), "1 is not there any more: {records:?}");
@@ -498,7 +515,7 @@ mod tests {
         let (disk, records) = Disk::open(dir.path(), cluster).expect("opened");
         assert!(records.is_empty());
         for number in 0..4 {
-            disk.file(number, 100).expect("made");
+            disk.make_file(number, 100).expect("made");
         }
         disk.complete(&record(0, 100)).expect("noted");
         disk.complete(&record(1, 200)).expect("noted");

@@ -56,7 +56,9 @@ impl Entry {
 
     pub fn found(record: Record) -> Self {
         let chunks = record.checksums.iter().map(|&checksum| Chunk::Found(checksum)).collect();
-        Entry { key: record.key(), len: record.len, name: record.name, state: Mutex::new(State::of(chunks)) }
+        // The process before may have handed it out.
+        let state = State { is_handed_out: true, ..State::of(chunks) };
+        Entry { key: record.key(), len: record.len, name: record.name, state: Mutex::new(state) }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -335,11 +337,41 @@ impl Pin {
     }
 
     fn file_blocking(&self) -> Result<Arc<File>> {
-        if let Some(file) = &self.entry.state().file {
-            return Ok(file.clone());
+        let (disk, entry) = (&self.shared.disk, &self.entry);
+        let is_empty = {
+            let state = entry.state();
+            if let Some(file) = &state.file {
+                return Ok(file.clone());
+            }
+            state.chunks.iter().all(|chunk| *chunk == Chunk::Missing)
+        };
+        let found = if is_empty { None } else { Some(disk.open_file(entry.name, entry.len)) };
+        let opened = match found {
+            Some(Ok(file)) => file,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "something else than this process changes the cache folder: the file is fetched again");
+                self.forget(0..entry.len);
+                disk.make_file(entry.name, entry.len)?
+            }
+            None => disk.make_file(entry.name, entry.len)?,
+        };
+        Ok(entry.state().file.get_or_insert(Arc::new(opened)).clone())
+    }
+
+    /// Bytes are not there any more, whatever was thought: they are fetched again.
+    pub fn forget(&self, range: Range<u64>) {
+        let mut lost = 0;
+        {
+            let mut state = self.entry.state();
+            for chunk in (range.start / CHUNK_BYTES) as u32..range.end.div_ceil(CHUNK_BYTES) as u32 {
+                if state.chunks[chunk as usize] != Chunk::Missing {
+                    state.chunks[chunk as usize] = Chunk::Missing;
+                    let bytes = self.entry.bytes_of(&(chunk..chunk + 1));
+                    lost += bytes.end - bytes.start;
+                }
+            }
         }
-        let opened = Arc::new(self.shared.disk.file(self.entry.name, self.entry.len)?);
-        Ok(self.entry.state().file.get_or_insert(opened).clone())
+        self.shared.release(self.entry.key, lost);
     }
 }
 

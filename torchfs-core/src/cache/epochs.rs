@@ -58,6 +58,8 @@ pub(super) struct Epochs {
 #[derive(Debug)]
 struct Epoch {
     stats: EpochStats,
+    /// The orders of its time are forgotten; one of the same number is another.
+    is_forgotten: bool,
     began: Instant,
     stalls: Latency,
 }
@@ -98,6 +100,11 @@ impl Epochs {
         }
     }
 
+    /// The orders are forgotten: epochs that are announced from now on are others, whatever their numbers.
+    pub fn forgotten(&mut self) {
+        self.all.iter_mut().filter(|epoch| epoch.stats.epoch.is_some()).for_each(|epoch| epoch.is_forgotten = true);
+    }
+
     /// All that are remembered, the latest last.
     pub fn stats(&self) -> Vec<EpochStats> {
         let of = |epoch: &Epoch| {
@@ -115,14 +122,14 @@ impl Epochs {
     /// The epoch of this number, which becomes the latest if it is new. The last files of one epoch may be opened after the
     /// first of the next.
     fn of(&mut self, epoch: Option<u64>) -> &mut Epoch {
-        let known = self.all.iter().rposition(|known| known.stats.epoch == epoch);
+        let known = self.all.iter().rposition(|known| known.stats.epoch == epoch && !known.is_forgotten);
         let at = known.unwrap_or_else(|| {
             if self.all.len() == EPOCHS_MAX {
                 self.all.pop_front();
             }
             let storage_bytes = std::mem::take(&mut self.early_bytes);
             let stats = EpochStats { epoch, storage_bytes, ..EpochStats::default() };
-            self.all.push_back(Epoch { stats, began: Instant::now(), stalls: Latency::default() });
+            self.all.push_back(Epoch { stats, is_forgotten: false, began: Instant::now(), stalls: Latency::default() });
             self.all.len() - 1
         });
         &mut self.all[at]
@@ -149,6 +156,10 @@ mod tests {
         assert_eq!((first.stalls, first.stall_us), (1, 3000));
         assert!((3000..4000).contains(&first.stall_p99_us), "{first:?}");
         assert_eq!((second.opens, second.hits, second.storage_bytes), (1, 1, 5));
+        epochs.forgotten();
+        epochs.opened(Some(1), Found::Missing);
+        let of_one: Vec<u64> = epochs.stats().iter().filter(|one| one.epoch == Some(1)).map(|one| one.opens).collect();
+        assert_eq!(of_one, [1, 1], "another one of the same number");
         (2..100).for_each(|number| epochs.opened(Some(number), Found::Whole));
         let kept: Vec<Option<u64>> = epochs.stats().iter().map(|epoch| epoch.epoch).collect();
         assert_eq!((kept.len(), kept[0], kept[31]), (32, Some(68), Some(99)));

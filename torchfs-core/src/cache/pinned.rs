@@ -76,8 +76,9 @@ impl Pinned {
                         count(&self.pin.shared.counters.cache_bytes, bytes.len() as u64);
                         bytes
                     }
+                    // The disk does not give back what was written.
                     Err(_) => {
-                        self.forget(at..end);
+                        self.pin.forget(at..end);
                         continue;
                     }
                 },
@@ -245,23 +246,6 @@ impl Pinned {
         if lost {
             self.pin.shared.release(self.pin.entry.key, bytes);
         }
-    }
-
-    /// The disk does not give back what was written: fetch it again.
-    fn forget(&self, range: Range<u64>) {
-        let entry = &self.pin.entry;
-        let mut lost = 0;
-        {
-            let mut state = entry.state();
-            for chunk in (range.start / CHUNK_BYTES) as u32..range.end.div_ceil(CHUNK_BYTES) as u32 {
-                if state.chunks[chunk as usize] != Chunk::Missing {
-                    state.chunks[chunk as usize] = Chunk::Missing;
-                    let bytes = entry.bytes_of(&(chunk..chunk + 1));
-                    lost += bytes.end - bytes.start;
-                }
-            }
-        }
-        self.pin.shared.release(entry.key, lost);
     }
 
     /// Has the next run fetched when a sequential reader comes near the end of what is there.

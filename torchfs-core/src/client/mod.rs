@@ -38,7 +38,7 @@ pub use warm::{WarmOrder, Warming};
 
 use crate::cache::policy::Eviction;
 use crate::cache::{Cache, CacheKey, CacheStats, EpochStats, Prefetcher};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use crate::ids::{ClusterId, InodeId, Version};
 use crate::meta::{
     Attr, AttrChange, Content, DirEntry, FileKind, FsStat, IfExists, MetaSession, MetaStore, Name, NewInode, SetTime,
@@ -214,7 +214,9 @@ impl ClientBuilder {
         let process = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let (cache, asides, pins) = match &self.cache_dir {
             Some(dir) => {
-                let (cache, asides, pins) = self.open_cache(dir.clone(), meta.map().await?.cluster).await?;
+                // The program may change to another folder.
+                let dir = std::path::absolute(dir).io(|| dir.display().to_string())?;
+                let (cache, asides, pins) = self.open_cache(dir, meta.map().await?.cluster).await?;
                 (Some(cache), Some(Arc::new(asides)), pins)
             }
             None => (None, None, Vec::new()),

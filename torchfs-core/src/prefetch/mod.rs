@@ -47,9 +47,11 @@
 //! ```
 
 mod ahead;
+mod heads;
 mod history;
 mod or_listed;
 mod planner;
+mod rivals;
 mod schedule;
 mod sequential;
 mod timeline;

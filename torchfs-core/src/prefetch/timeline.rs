@@ -5,8 +5,10 @@
 //! programs read too. So an open counts as the first entry of that file not yet read, if it lies within a window after the
 //! furthest place that several opens in a row, a *head*, have come to; what stays behind the window counts as read; what lies
 //! beyond it is believed only when many agree. There is a head for each worker, more or less, and what it comes to next
-//! begins there.
+//! begins there. Where opens are not as expected, but keep to a later epoch, that is the one which is read.
 
+use super::heads::{HEAD_OPENS, Heads};
+use super::rivals::Rivals;
 use super::schedule::{DataFile, Schedule, check_entries};
 use crate::cache::CacheKey;
 use crate::cache::policy::Plan;
@@ -14,15 +16,6 @@ use crate::error::Result;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// An open that is not further than this from a head is of the same reader. Batches are longer, mostly.
-const HEAD_PLACES: u64 = 4;
-
-/// Heads that are followed at the same time.
-const HEADS_MAX: usize = 16;
-
-/// A head that others have moved past so often without it is gone.
-const HEAD_OPENS: u64 = 64;
 
 /// Opens that a head needs before the window follows it: more than happen near each other by chance.
 const HEAD_RUN: u32 = 4;
@@ -55,29 +48,15 @@ pub struct Timeline {
     low: u64,
     /// One beyond the furthest place that a head has come to.
     reached: u64,
-    /// The last to move is the last.
-    heads: Vec<Head>,
+    heads: Heads,
+    rivals: Rivals,
     /// The files that were opened last.
     recent: VecDeque<CacheKey>,
-    /// Opens of files in the orders.
-    opens: u64,
     /// Opens since the last one that was expected.
     strays: u64,
     /// How many more opens have left the order lately than kept it, at most twice [`ASTRAY_MAX`].
     astray: u32,
     revision: u64,
-}
-
-/// A reader of the order, as one worker is.
-#[derive(Clone, Copy, Debug)]
-struct Head {
-    /// The number of the open that it began with.
-    id: u64,
-    /// One beyond the furthest place that it opened.
-    next: u64,
-    run: u32,
-    /// The number of its latest open.
-    moved: u64,
 }
 
 /// Places from one head to the next: see [`Timeline::stretches`].
@@ -150,8 +129,8 @@ impl Timeline {
     }
 
     fn restart(&mut self) {
-        let reached = self.reached;
-        self.heads.retain(|head| head.next <= reached);
+        self.heads.cut(self.reached);
+        self.rivals.clear();
         (self.strays, self.astray) = (0, 0);
         self.revision += 1;
     }
@@ -165,9 +144,17 @@ impl Timeline {
             self.note_stray();
             return passed;
         };
-        let run = self.move_head(place);
+        let run = self.heads.opened(place);
         let keeps_order = run > 1 || place.abs_diff(self.reached) <= self.epochs[epoch].entries() / NEAR_PART;
-        self.astray = if keeps_order { self.astray.saturating_sub(1) } else { (self.astray + 1).min(2 * ASTRAY_MAX) };
+        if keeps_order {
+            self.astray = self.astray.saturating_sub(1);
+            self.rivals.expected();
+        } else {
+            self.astray = (self.astray + 1).min(2 * ASTRAY_MAX);
+            if self.turn_to_rival(epoch, key) {
+                return passed;
+            }
+        }
         if place <= self.reached + self.reorder() || run >= JUMP_RUN {
             self.strays = 0;
             self.epochs[epoch].pass(place);
@@ -309,25 +296,22 @@ impl Timeline {
         next > self.reached + HEAD_OPENS && self.recent.contains(&key)
     }
 
-    /// Learns where an open was; answers how many were near each other there.
-    fn move_head(&mut self, place: u64) -> u32 {
-        self.opens += 1;
-        let opens = self.opens;
-        self.heads.retain(|head| head.moved + HEAD_OPENS >= opens);
-        let near = self.heads.iter().enumerate().min_by_key(|(_, head)| head.next.abs_diff(place));
-        let near = near.filter(|(_, head)| head.next.abs_diff(place) <= HEAD_PLACES).map(|(at, _)| at);
-        let head = match near {
-            Some(at) => {
-                let head = self.heads.remove(at);
-                Head { next: head.next.max(place + 1), run: head.run.saturating_add(1), moved: opens, ..head }
+    /// A file was opened that is not expected where it is in this epoch. Whether a later epoch is read instead, and all before is over.
+    fn turn_to_rival(&mut self, expected: usize, key: CacheKey) -> bool {
+        for at in expected + 1..self.epochs.len() {
+            let Some(place) = self.epochs[at].next(key) else { continue };
+            if let Some(rival) = self.rivals.opened(self.epochs[at].first, place) {
+                self.epochs.drain(..at);
+                let epoch = &mut self.epochs[0];
+                rival.opened.iter().for_each(|&place| epoch.pass(place));
+                (self.low, self.reached) = (epoch.first, rival.opened.last().map_or(epoch.first, |last| last + 1));
+                self.heads = rival.heads;
+                self.restart();
+                self.advance(&mut Vec::new());
+                return true;
             }
-            None => Head { id: opens, next: place + 1, run: 1, moved: opens },
-        };
-        if self.heads.len() == HEADS_MAX {
-            self.heads.remove(0);
         }
-        self.heads.push(head);
-        head.run
+        false
     }
 
     /// The window follows a head that is not there by chance.

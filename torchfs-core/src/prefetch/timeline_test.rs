@@ -150,6 +150,47 @@ fn a_reader_who_resumes_far_ahead_is_found() {
     assert_eq!(timeline.plan(key(50_100)), Plan::At(50_100));
 }
 
+fn shuffled(files: u32, seed: u64) -> Vec<u32> {
+    let mut order = order(files);
+    order.shuffle(&mut StdRng::seed_from_u64(seed));
+    order
+}
+
+#[test]
+fn epochs_that_nobody_reads_are_passed_over() {
+    let orders = [shuffled(2000, 1), shuffled(2000, 2), shuffled(2000, 3), shuffled(2000, 4)];
+    let interleaved = super::super::interleave(&orders[2], 4, 16);
+    for (read_before, next) in [(2000, &orders[2]), (700, &orders[2]), (700, &interleaved)] {
+        let mut timeline = timeline(2000, 1024, &orders);
+        open(&mut timeline, orders[0][..read_before].iter().copied());
+        let revision = timeline.revision();
+        open(&mut timeline, next[..60].iter().copied());
+        assert_eq!((timeline.epoch(), timeline.last_epoch()), (Some(2), Some(3)));
+        assert_ne!(timeline.revision(), revision, "who keeps plans is told");
+        let at = |file: u32| orders[2].iter().position(|&other| other == file).expect("all are read") as u64;
+        for &file in &next[60..] {
+            assert_eq!(timeline.plan(key(file)), Plan::At(4000 + at(file)));
+        }
+        // A few were where they were expected by chance.
+        let is_read = |file: &&u32| matches!(timeline.plan(key(**file)), Plan::At(place) if place >= 6000);
+        assert!(next[..60].iter().filter(is_read).count() >= 45);
+        open(&mut timeline, next[60..].iter().chain(&orders[3]).copied());
+        assert_eq!((timeline.epoch(), timeline.low()), (Some(3), 8000));
+    }
+}
+
+#[test]
+fn who_reads_as_expected_is_not_taken_to_be_elsewhere() {
+    // The later epoch has the same order, or somebody else looks through the files.
+    let mut repeated = timeline(2000, 1024, &[shuffled(2000, 1), shuffled(2000, 1)]);
+    open(&mut repeated, shuffled(2000, 1)[..1500].iter().copied());
+    assert_eq!((repeated.epoch(), repeated.low()), (Some(0), 1500));
+    let read = shuffled(2000, 1);
+    let mut watched = timeline(2000, 64, &[read.clone(), shuffled(2000, 2)]);
+    open(&mut watched, (0..1000).flat_map(|at| [read[at as usize], at]));
+    assert_eq!(watched.epoch(), Some(0));
+}
+
 #[test]
 fn an_epoch_announced_again_is_read_from_its_beginning() {
     let mut timeline = timeline(50, 16, &[order(50), order(50)]);
