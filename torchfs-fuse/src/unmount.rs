@@ -319,6 +319,7 @@ async fn wait_for_end(process: Process) -> Result<()> {
 }
 
 /// Unmounts what nobody uses, or only who records its trace.
+#[expect(clippy::disallowed_methods, reason = "all of this blocks its thread, which is none of the runtime's")]
 fn take_recorded(point: &Path) -> Result<()> {
     let mut taken = take(point);
     let is_busy = |taken: &Result<()>| taken.as_ref().is_err_and(|error| error.kind() == Kind::Conflict);
