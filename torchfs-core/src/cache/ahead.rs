@@ -362,8 +362,7 @@ impl Index {
     /// The next file to fetch.
     fn begin(&mut self, shared: &Shared, ahead_bytes_max: u64) -> Option<Begun> {
         let (wanted, victims) = self.choose(shared.limit_bytes, ahead_bytes_max)?;
-        let leaving = victims.into_iter().chain(self.older(wanted.key));
-        let leaving: Vec<CacheKey> = leaving.collect();
+        let leaving: Vec<CacheKey> = victims.into_iter().chain(self.older(wanted.key)).collect();
         let evicted = leaving.into_iter().filter_map(|key| self.take(key)).map(|slot| slot.entry).collect();
         let entry = Arc::new(Entry::empty(wanted.key, wanted.bytes, shared.disk.new_name()));
         self.insert(&entry, Brought::Ahead);

@@ -14,6 +14,7 @@ use super::CacheKey;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::folder::foreign_entry;
 use crate::ids::{ClusterId, InodeId, Version};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::{ReadWriteFlags, preadv2};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -175,9 +176,12 @@ impl Disk {
             spares.bytes -= spare.map_or(0, |(_, len)| len);
             spare
         };
-        if let Some((name, _)) = spare {
-            // It may never have been made.
-            let _ = std::fs::rename(self.path(name), path);
+        // Whoever makes the same file at the same moment has the same one. And a spare may never have been made.
+        let rename = |name| renameat_with(CWD, self.path(name), CWD, path, RenameFlags::NOREPLACE);
+        if let Some((name, _)) = spare
+            && rename(name).is_err()
+        {
+            self.remove(name);
         }
     }
 
@@ -260,16 +264,16 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
     file.write_all_at(bytes, offset).io(|| "write to the cache")
 }
 
-/// Fills `out` from a cache file.
-///
-/// # Errors
-/// What the operating system reports.
 /// Reads what the kernel has in memory, without waiting for the disk (RWF_NOWAIT, preadv2(2)); false if that is not all.
 pub(super) fn read_now(file: &File, out: &mut [u8], offset: u64) -> bool {
     let bytes = out.len();
     preadv2(file, &mut [IoSliceMut::new(out)], offset, ReadWriteFlags::NOWAIT).is_ok_and(|read| read == bytes)
 }
 
+/// Fills `out` from a cache file.
+///
+/// # Errors
+/// What the operating system reports.
 pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> Result<()> {
     file.read_exact_at(out, offset).io(|| "read from the cache")
 }
@@ -489,6 +493,11 @@ mod tests {
         disk.make_file(2, 60).expect("made");
         assert!(!disk.path(1).exists());
         assert_eq!(number(&disk.make_file(2, 60).expect("is there")), first);
+        disk.make_file(8, 100).expect("made");
+        disk.spare(8, 100, 150);
+        disk.take_spare(&disk.path(2));
+        assert_eq!(number(&disk.make_file(2, 60).expect("is there")), first, "somebody made it just before");
+        assert!(!disk.path(8).exists());
         disk.spare(2, 60, 150);
         let large = disk.make_file(3, SPARE_BYTES_MAX + 1).expect("made");
         assert_ne!(number(&large), first);
