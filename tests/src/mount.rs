@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, run, wait_until};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// Whether this machine can mount. If not, says so on one line; where `TORCHFS_REQUIRE_FUSE` is set, as in CI, that is a
 /// failure instead.
@@ -184,10 +184,18 @@ impl Mount {
     /// # Panics
     /// If either fails.
     pub fn unmount(mut self) {
-        let mut process = self.process.take().expect("it runs");
         run(Command::new("umount").arg(&self.point)).ok();
+        assert!(self.wait_for_end().success(), "the mount's process failed");
+    }
+
+    /// How its process ended, when it has.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
         wait_until("the mount's process ends", || process.try_wait().expect("it can be asked").is_some());
-        assert!(process.wait().expect("it has ended").success(), "the mount's process failed");
+        process.wait().expect("it has ended")
     }
 }
 

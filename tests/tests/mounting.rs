@@ -104,6 +104,22 @@ fn an_unmount_takes_only_its_own_mount() {
     other.unmount();
 }
 
+/// The kernel then says that the connection was aborted, where it otherwise says that there is none.
+#[test]
+fn a_mount_ends_well_while_much_is_being_closed() {
+    let Some((cluster, mut mount)) = mounted_or_skip() else { return };
+    let point = mount.path().to_owned();
+    for round in 0..8 {
+        let open: Vec<_> = (0..500).map(|_| fs::File::open(&point).expect("opens")).collect();
+        run(cluster.command(["umount", "--lazy"]).arg(&point)).ok();
+        drop(open);
+        let status = mount.wait_for_end();
+        assert!(status.success(), "round {round}: {status}; mnt.log says why");
+        mount = Mount::start(&cluster, "mnt");
+    }
+    mount.unmount();
+}
+
 #[test]
 fn umount_waits_for_the_process_and_refuses_what_is_in_use() {
     let Some((cluster, mut mount)) = mounted_or_skip() else { return };

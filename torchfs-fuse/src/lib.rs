@@ -40,6 +40,7 @@ pub use unmount::{InUse, Unmounted, clear_mountpoint, mountpoints, unmount};
 
 use adapter::Adapter;
 use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::io::Errno;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,7 +129,7 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
         .name("torchfs-mount".to_owned())
         .spawn(move || {
             let result = serving.join().unwrap_or_else(|_| Err(std::io::Error::other("the mount's thread panicked")));
-            ended_in.send_replace(Some(result.io(|| "the connection to the kernel failed")));
+            ended_in.send_replace(Some(end_of_connection(result)));
         })
         .io(|| name)?;
     let mut until = ended.clone();
@@ -193,6 +194,16 @@ impl Drop for Mounted {
         {
             tracing::warn!("{error}");
         }
+    }
+}
+
+/// A connection that is shut down gives ENODEV, which fuser takes for the end, and ECONNABORTED to a thread that is handed
+/// one of the requests that were still queued: closed files, mostly, which need no answer (`fuse_abort_conn` and
+/// `fuse_dev_do_read` in fs/fuse/dev.c of Linux).
+fn end_of_connection(result: std::io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error()) => Ok(()),
+        other => other.io(|| "the connection to the kernel failed"),
     }
 }
 
