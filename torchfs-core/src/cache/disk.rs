@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock                    held by the process that uses the folder
-//! index                   header, then one record per file that became complete
+//! index                   one record per file that became complete
 //! pins                    paths whose files stay; absent if none ever did
 //! files/<2 hex>/<name>    content, byte for byte; sparse until complete
 //! mounts/<number>/        the same again, for each further process that uses the folder at the same time
@@ -11,26 +11,19 @@
 //! power cut the checksums in the index tell what is whole.
 
 use super::CacheKey;
+use super::index_file::{IndexFile, Record};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::folder::foreign_entry;
-use crate::ids::{ClusterId, InodeId, Version};
+use crate::ids::ClusterId;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::{ReadWriteFlags, preadv2};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{IoSliceMut, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::IoSliceMut;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-const MAGIC: &[u8; 8] = b"TFSCACHE";
-const FORMAT_VERSION: u32 = 1;
-const HEADER_BYTES: usize = 8 + 4 + 16 + 4;
-
-/// Longest record: a file of 4 TiB has 4 Mi chunks, five bytes each.
-const RECORD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Processes that may use one folder at the same time.
 const SEATS_MAX: u32 = 16;
@@ -38,14 +31,11 @@ const SEATS_MAX: u32 = 16;
 /// Files of up to so many bytes are used again for others: making a file costs as much as writing it.
 const SPARE_BYTES_MAX: u64 = 1 << 20;
 
-/// How much of an index is read at a time: more than the longest record.
-const READ_BYTES_MAX: u64 = 2 * RECORD_BYTES_MAX as u64;
-
 /// The folder, locked by this process.
 #[derive(Debug)]
 pub(super) struct Disk {
     dir: PathBuf,
-    index: Mutex<File>,
+    index: IndexFile,
     next_name: AtomicU64,
     spares: Mutex<Spares>,
     _lock: File,
@@ -62,27 +52,6 @@ struct Spares {
 const KNOWN_ENTRIES: &[&str] =
     &["lock", "index", "index.new", "pins", "pins.new", "files", "mounts", "staging", "recover", "mount.log"];
 
-/// A complete file as the index names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
-    ino: u64,
-    version: u64,
-    pub len: u64,
-    pub name: u64,
-    /// CRC32C of each chunk.
-    pub checksums: Vec<u32>,
-}
-
-impl Record {
-    pub fn new(key: CacheKey, len: u64, name: u64, checksums: Vec<u32>) -> Self {
-        Record { ino: key.ino.0, version: key.version.0, len, name, checksums }
-    }
-
-    pub fn key(&self) -> CacheKey {
-        CacheKey { ino: InodeId(self.ino), version: Version(self.version) }
-    }
-}
-
 impl Disk {
     /// Takes a seat in the folder, making it if need be; returns what it holds of this cluster.
     ///
@@ -92,26 +61,20 @@ impl Disk {
     pub fn open(root: &Path, cluster: ClusterId) -> Result<(Disk, Vec<Record>)> {
         let (dir, lock) = take_seat(root)?;
         let dir = dir.as_path();
-        let index_path = dir.join("index");
         let files = dir.join("files");
-        let found = match std::fs::read(&index_path) {
-            Ok(bytes) => Some(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(Error::io(format!("read {}", index_path.display()), error)),
-        };
-        let is_ours = found.as_ref().is_some_and(|bytes| bytes.starts_with(MAGIC));
-        if !is_ours && (found.is_some() || files.exists()) {
+        let found = IndexFile::read(dir, cluster)?;
+        if found.is_none() && files.exists() {
             let message = format!("{} is not a cache folder: choose an empty one", dir.display());
             return Err(Error::new(Kind::InvalidInput, message));
         }
-        let records = keep_whole(&files, found.map_or_else(Vec::new, |bytes| parse(&bytes, cluster)))?;
-        let index = write_index(dir, cluster, &records)?;
+        let records = keep_whole(&files, found.unwrap_or_default())?;
+        let index = IndexFile::create(dir, cluster, &records)?;
         for number in 0..=255u8 {
             let sub = files.join(format!("{number:02x}"));
             std::fs::create_dir_all(&sub).io(|| format!("make {}", sub.display()))?;
         }
         let next_name = records.iter().map(|record| record.name + 1).max().unwrap_or(0);
-        let (index, next_name, spares) = (Mutex::new(index), AtomicU64::new(next_name), Mutex::default());
+        let (next_name, spares) = (AtomicU64::new(next_name), Mutex::default());
         Ok((Disk { dir: dir.into(), index, next_name, spares, _lock: lock }, records))
     }
 
@@ -236,10 +199,9 @@ impl Disk {
     ///
     /// # Errors
     /// What the operating system reports; the file then is not found after a restart.
-    pub fn complete(&self, record: &Record) -> Result<()> {
-        let bytes = encode(record)?;
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index.write_all(&bytes).io(|| format!("write to {}", self.dir.join("index").display()))
+    pub fn complete(&self, record: &Record, is_cached: impl Fn(&Record) -> bool) -> Result<()> {
+        self.index.append(record)?;
+        self.index.rewrite_when_due(is_cached)
     }
 }
 
@@ -329,96 +291,6 @@ fn take_lock(dir: &Path) -> Result<Option<File>> {
     }
 }
 
-fn header(cluster: ClusterId) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&cluster.0.to_le_bytes());
-    let checksum = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes
-}
-
-/// Length, CRC32C, then the record in postcard.
-fn encode(record: &Record) -> Result<Vec<u8>> {
-    let body = postcard::to_allocvec(record);
-    let body = body.map_err(|error| Error::caused(Kind::Io, "encode a record of the cache's index", error))?;
-    let mut bytes = Vec::with_capacity(8 + body.len());
-    bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
-}
-
-/// The records of an index, up to the first that is damaged; none if it is of another cluster or format.
-fn parse(bytes: &[u8], cluster: ClusterId) -> Vec<Record> {
-    let records = bytes.strip_prefix(&header(cluster)[..]).map(parse_records);
-    records.map_or_else(Vec::new, |(records, _)| records)
-}
-
-/// Records up to the first that is not whole, and what is left from there.
-fn parse_records(mut bytes: &[u8]) -> (Vec<Record>, &[u8]) {
-    let mut records = Vec::new();
-    while let Some((record, after)) = parse_record(bytes) {
-        records.push(record);
-        bytes = after;
-    }
-    (records, bytes)
-}
-
-/// How far the index of another process was read.
-#[derive(Debug, Default)]
-pub(super) struct IndexReader {
-    /// Device and inode: a process that starts writes its index anew.
-    file: Option<(u64, u64)>,
-    offset: u64,
-}
-
-/// What [`IndexReader`] found.
-#[derive(Debug)]
-pub(super) struct More {
-    /// It is another index than the one that was read before.
-    pub is_from_the_start: bool,
-    pub records: Vec<Record>,
-}
-
-impl IndexReader {
-    /// The records that came since the last call. `None` if there is no index of this cluster.
-    pub fn read_on(&mut self, dir: &Path, cluster: ClusterId) -> Option<More> {
-        let file = File::open(dir.join("index")).ok()?;
-        let found = file.metadata().ok()?;
-        let id = (found.dev(), found.ino());
-        let is_from_the_start = self.file != Some(id) || found.len() < self.offset;
-        if is_from_the_start {
-            let mut first = [0; HEADER_BYTES];
-            file.read_exact_at(&mut first, 0).ok()?;
-            if first[..] != header(cluster) {
-                return None;
-            }
-            *self = IndexReader { file: Some(id), offset: HEADER_BYTES as u64 };
-        }
-        let mut bytes = vec![0; (found.len() - self.offset).min(READ_BYTES_MAX) as usize];
-        file.read_exact_at(&mut bytes, self.offset).ok()?;
-        let (records, rest) = parse_records(&bytes);
-        self.offset += (bytes.len() - rest.len()) as u64;
-        Some(More { is_from_the_start, records })
-    }
-}
-
-fn parse_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
-    let (checksum, rest) = rest.split_first_chunk::<4>()?;
-    let len = u32::from_le_bytes(*len) as usize;
-    if len > RECORD_BYTES_MAX || len > rest.len() {
-        return None;
-    }
-    let (body, rest) = rest.split_at(len);
-    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
-        return None;
-    }
-    Some((postcard::from_bytes(body).ok()?, rest))
-}
-
 /// Removes every file that no record names, and returns the records whose file is there at its full length.
 fn keep_whole(files: &Path, records: Vec<Record>) -> Result<Vec<Record>> {
     let mut newest: BTreeMap<CacheKey, usize> = BTreeMap::new();
@@ -452,26 +324,11 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Writes the index anew and opens it for appending.
-fn write_index(dir: &Path, cluster: ClusterId, records: &[Record]) -> Result<File> {
-    let mut bytes = header(cluster);
-    for record in records {
-        bytes.extend_from_slice(&encode(record)?);
-    }
-    let (temporary, path) = (dir.join("index.new"), dir.join("index"));
-    std::fs::write(&temporary, bytes).io(|| format!("write {}", temporary.display()))?;
-    std::fs::rename(&temporary, &path).io(|| format!("rename to {}", path.display()))?;
-    File::options().append(true).open(&path).io(|| format!("open {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::index_file::record;
     use super::*;
-
-    fn record(number: u64, len: u64) -> Record {
-        let key = CacheKey { ino: InodeId(number), version: Version(1) };
-        Record::new(key, len, number, vec![7; len.div_ceil(crate::cache::CHUNK_BYTES) as usize])
-    }
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn a_folder_of_something_else_is_refused_and_left_alone() {
@@ -488,7 +345,7 @@ mod tests {
         let (disk, _) = Disk::open(dir.path(), ClusterId(5)).expect("opened");
         let number = |file: &File| file.metadata().expect("stat").ino();
         let first = number(&disk.make_file(1, 100).expect("made"));
-        disk.complete(&record(1, 100)).expect("noted");
+        disk.complete(&record(1, 100), |_| true).expect("noted");
         disk.spare(1, 100, 150);
         disk.make_file(2, 60).expect("made");
         assert!(!disk.path(1).exists());
@@ -526,9 +383,9 @@ mod tests {
         for number in 0..4 {
             disk.make_file(number, 100).expect("made");
         }
-        disk.complete(&record(0, 100)).expect("noted");
-        disk.complete(&record(1, 200)).expect("noted");
-        disk.complete(&record(2, 100)).expect("noted");
+        disk.complete(&record(0, 100), |_| true).expect("noted");
+        disk.complete(&record(1, 200), |_| true).expect("noted");
+        disk.complete(&record(2, 100), |_| true).expect("noted");
         drop(disk);
         // A crash in the middle of a record.
         let index = dir.path().join("index");
@@ -558,31 +415,6 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_read_on_as_it_grows_and_anew_when_it_is_another() {
-        let root = tempfile::tempdir().expect("folder");
-        let (disk, _) = Disk::open(root.path(), ClusterId(1)).expect("opened");
-        let mut reader = IndexReader::default();
-        let mut read = |cluster| reader.read_on(root.path(), ClusterId(cluster)).map(|more| more.records);
-        assert_eq!(read(2), None);
-        assert_eq!(read(1), Some(vec![]));
-        (0..2).for_each(|number| disk.complete(&record(number, 100)).expect("noted"));
-        assert_eq!(read(1), Some(vec![record(0, 100), record(1, 100)]));
-        assert_eq!(read(1), Some(vec![]));
-        // Half a record is being written.
-        let next = encode(&record(2, 100)).expect("encodes");
-        let mut index = File::options().append(true).open(root.path().join("index")).expect("opens");
-        index.write_all(&next[..5]).expect("writes");
-        assert_eq!(read(1), Some(vec![]));
-        index.write_all(&next[5..]).expect("writes");
-        assert_eq!(read(1), Some(vec![record(2, 100)]));
-        drop(disk);
-        let (disk, _) = Disk::open(root.path(), ClusterId(1)).expect("opened again, nothing of it is there");
-        disk.complete(&record(7, 100)).expect("noted");
-        let more = reader.read_on(root.path(), ClusterId(1)).expect("is there");
-        assert!(more.is_from_the_start && more.records == [record(7, 100)]);
-    }
-
-    #[test]
     fn a_folder_with_something_else_in_it_is_left_alone() {
         let dir = tempfile::tempdir().expect("folder");
         let precious = dir.path().join("files");
@@ -590,16 +422,5 @@ mod tests {
         std::fs::write(precious.join("thesis"), b"text").expect("written");
         assert_eq!(Disk::open(dir.path(), ClusterId(1)).expect_err("refused").kind(), Kind::InvalidInput);
         assert!(precious.join("thesis").exists());
-    }
-
-    #[test]
-    fn the_format_is_as_documented() {
-        let mut bytes = header(ClusterId(1));
-        assert_eq!(bytes.len(), HEADER_BYTES);
-        assert_eq!(&bytes[..12], b"TFSCACHE\x01\0\0\0");
-        bytes.extend(encode(&record(3, 5)).expect("encoded"));
-        assert_eq!(parse(&bytes, ClusterId(1)), [record(3, 5)]);
-        assert_eq!(&bytes[HEADER_BYTES..HEADER_BYTES + 4], 6u32.to_le_bytes(), "ino, version, len, name, one checksum");
-        assert!(parse(&bytes, ClusterId(2)).is_empty());
     }
 }

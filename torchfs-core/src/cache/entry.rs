@@ -1,8 +1,9 @@
 //! [`Entry`]: one file in the cache, what of it is there and what is under way; [`Pin`] keeps it there.
 
 use super::ahead::{Delivered, received};
-use super::disk::{self, Record};
+use super::disk;
 use super::flight::{Flight, Flights, Landed, Run};
+use super::index_file::Record;
 use super::{ByteSource, CHUNK_BYTES, CacheKey, Shared, count, unwritten_units};
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
@@ -313,17 +314,10 @@ impl Pin {
             }
             state.checksums()
         };
-        match complete {
-            Some(checksums) => {
-                let record = Record::new(self.entry.key, self.entry.len, self.entry.name, checksums);
-                // Without the record it is only not found after a restart.
-                self.shared.disk.complete(&record).or_else(|error| {
-                    tracing::debug!(%error, "the cache's index is not kept up");
-                    Ok(())
-                })
-            }
-            None => Ok(()),
+        if let Some(checksums) = complete {
+            self.shared.complete(&Record::new(self.entry.key, self.entry.len, self.entry.name, checksums));
         }
+        Ok(())
     }
 
     /// The backing file, opened if it is not open.

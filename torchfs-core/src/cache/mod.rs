@@ -14,6 +14,7 @@ mod disk;
 mod entry;
 mod epochs;
 mod flight;
+mod index_file;
 mod keep;
 mod pinned;
 mod pins;
@@ -35,9 +36,10 @@ use crate::prefetch::{DataFile, Planner, Prefetch};
 use ahead::Pace;
 use async_trait::async_trait;
 use bytes::Bytes;
-use disk::{Disk, Record};
+use disk::Disk;
 use entry::Entry;
 use epochs::{Epochs, Found};
+use index_file::Record;
 use keep::{Keep, Kept};
 use pins::PinFile;
 use policy::{CacheEvent, EvictionPolicy, Plan};
@@ -386,6 +388,18 @@ impl Shared {
             }
         }
         false
+    }
+
+    /// Notes for the next start and for others who use the folder that a file is complete. Blocks on the disk.
+    fn complete(&self, record: &Record) {
+        let is_cached = |record: &Record| {
+            let index = self.index();
+            index.slots.get(&record.key()).is_some_and(|slot| slot.entry.name == record.name)
+        };
+        // Without the record it is only not found.
+        if let Err(error) = self.disk.complete(record, is_cached) {
+            tracing::debug!(%error, "the cache's index is not kept up");
+        }
     }
 
     /// Takes room for bytes of an open file, and says what has to be removed: what is in the way, and versions that this one

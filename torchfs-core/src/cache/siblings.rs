@@ -4,7 +4,8 @@
 //! checksum are copied, and whatever is not as expected is fetched.
 
 use super::CacheKey;
-use super::disk::{self, IndexReader, Record};
+use super::disk;
+use super::index_file::{IndexReader, Record};
 use crate::ids::ClusterId;
 use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
