@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use torchfs_tests::{Mount, Noise, mounted_or_skip, wait_until};
+use torchfs_tests::{Mount, Noise, exit, mounted_or_skip, wait_until};
 
 fn number(stats: &Value, pointer: &str) -> u64 {
     stats.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {pointer} in {stats}"))
@@ -48,6 +48,11 @@ fn reading_again_is_a_hit_and_asks_no_storage_node() {
     assert_eq!(shown.pointer("/cache"), second.pointer("/cache"));
     let text = cluster.torchfs(["stats", &point]).ok();
     assert!(text.contains("storage reads") && text.contains("hits"), "{text}");
+    // Any path inside tells which mount.
+    let inside = cluster.torchfs(["stats", mount.join("file").to_str().expect("UTF-8")]).ok();
+    assert!(inside.contains("storage reads"), "{inside}");
+    let nowhere = cluster.torchfs(["stats", cluster.dir().to_str().expect("UTF-8")]).failed_with(exit::NOT_FOUND);
+    assert!(nowhere.contains("in no mounted TorchFS"), "{nowhere}");
 }
 
 #[test]

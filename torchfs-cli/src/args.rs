@@ -348,9 +348,9 @@ Programs can read the same JSON from MOUNTPOINT/.torchfs/stats. Counters begin w
 it did not wait for storage. An epoch is what was announced under its number (docs/schedule.md); `-` is everything else.
 `late` files were on their way when they were opened, `wasted` ones were fetched ahead and left before they were.")]
 pub struct Stats {
-    /// Where it is mounted [default: the only mount there is]
-    #[arg(value_name = "MOUNTPOINT")]
-    pub mountpoint: Option<PathBuf>,
+    /// Where it is mounted, or a path inside [default: the only mount there is]
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
     /// What happens from now on, a line every SECONDS, until Ctrl-C
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub watch: Option<u64>,

@@ -50,7 +50,7 @@ async fn pin(global: &Global, path: &Path) -> Outcome<Warmth> {
 
 async fn list(args: Pin) -> Outcome {
     let mountpoint = match args.paths.as_slice() {
-        [] => only_mount(None)?,
+        [] => only_mount()?,
         [path] => Place::find(path).await?.mountpoint,
         _ => return Err(Failure::usage("the pins of one mount are listed at a time")),
     };

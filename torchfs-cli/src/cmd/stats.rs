@@ -2,6 +2,7 @@
 
 mod epochs;
 
+use super::control::Place;
 use crate::args::Stats;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{self, count_text, json, micros_text, size_text, table};
@@ -21,22 +22,36 @@ const LINES_PER_HEAD: u64 = 20;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 pub async fn run(args: Stats) -> Outcome {
-    let file = only_mount(args.mountpoint.clone())?.join(".torchfs/stats");
+    let (mountpoint, stats) = find(args.path).await?;
     match args.watch {
-        Some(seconds) => watch(&file, Duration::from_secs(seconds), args.json).await,
-        None if args.epochs => show_epochs(&mut output::stdout(), &read(file).await?, args.json),
-        None => show(&mut output::stdout(), &read(file).await?, args.json),
+        Some(seconds) => watch(&mountpoint, stats, Duration::from_secs(seconds), args.json).await,
+        None if args.epochs => show_epochs(&mut output::stdout(), &stats, args.json),
+        None => show(&mut output::stdout(), &stats, args.json),
     }
 }
 
-/// The mount asked for, or the only one there is.
+/// The mount that a path is in, or the only one there is, and what it has done.
+async fn find(path: Option<PathBuf>) -> Outcome<(PathBuf, MountStats)> {
+    let Some(path) = path else {
+        let mountpoint = only_mount()?;
+        let stats = read(&mountpoint).await?;
+        return Ok((mountpoint, stats));
+    };
+    match read(&path).await {
+        Err(failure) if failure.exit == Exit::NotFound => {
+            let mountpoint = Place::find(&path).await?.mountpoint;
+            let stats = read(&mountpoint).await?;
+            Ok((mountpoint, stats))
+        }
+        read => Ok((path, read?)),
+    }
+}
+
+/// The only mount there is.
 ///
 /// # Errors
 /// `NotFound` if there is none, `Usage` if there are several.
-pub fn only_mount(mountpoint: Option<PathBuf>) -> Outcome<PathBuf> {
-    if let Some(mountpoint) = mountpoint {
-        return Ok(mountpoint);
-    }
+pub fn only_mount() -> Outcome<PathBuf> {
     let mut mounts = mountpoints()?;
     match (mounts.pop(), mounts.as_slice()) {
         (Some(only), []) => Ok(only),
@@ -50,8 +65,8 @@ pub fn only_mount(mountpoint: Option<PathBuf>) -> Outcome<PathBuf> {
     }
 }
 
-async fn read(file: PathBuf) -> Outcome<MountStats> {
-    let mount = file.parent().and_then(Path::parent).unwrap_or(&file).display().to_string();
+async fn read(mountpoint: &Path) -> Outcome<MountStats> {
+    let (file, mount) = (mountpoint.join(".torchfs/stats"), mountpoint.display().to_string());
     let reading = tokio::task::spawn_blocking(move || std::fs::read_to_string(file));
     let Ok(text) = tokio::time::timeout(ANSWER_DEADLINE, reading).await else {
         return Err(Failure::new(Exit::Unavailable, format!("the mount on {mount} does not answer")));
@@ -60,7 +75,6 @@ async fn read(file: PathBuf) -> Outcome<MountStats> {
     let text = text.io(|| mount.clone()).map_err(|error| match error.kind() {
         Kind::NotFound | Kind::NotDirectory => {
             Failure::new(Exit::NotFound, format!("{mount} is not the mountpoint of a TorchFS"))
-                .hint("`torchfs stats` without a name finds the only mount there is")
         }
         _ => Failure::from(error),
     })?;
@@ -167,14 +181,13 @@ fn rate_text(hits: u64, misses: u64) -> String {
 }
 
 /// A line, or a JSON object on a line, per interval, until Ctrl-C.
-async fn watch(file: &Path, interval: Duration, as_json: bool) -> Outcome {
-    let mut before = read(file.to_owned()).await?;
+async fn watch(mountpoint: &Path, mut before: MountStats, interval: Duration, as_json: bool) -> Outcome {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     for line in 0.. {
         ticks.tick().await;
-        let now = read(file.to_owned()).await?;
+        let now = read(mountpoint).await?;
         let mut out = output::stdout();
         if as_json {
             json::write_line(&mut out, &now)?;

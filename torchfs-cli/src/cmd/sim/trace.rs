@@ -13,6 +13,10 @@ type Files<'a> = BTreeMap<&'a [u8], Option<u64>>;
 
 /// Reads a trace. Files of which no line tells the bytes have `bytes`.
 pub fn parse(text: &[u8], bytes: u64) -> Outcome<Workload> {
+    if text.contains(&0) {
+        let hint = "`torchfs trace record` makes a recording; in a text each line is a path";
+        return Err(Failure::usage("is neither a recording of a mount nor a text with paths").hint(hint));
+    }
     let (mut files, mut epochs) = (Files::new(), vec![Vec::new()]);
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -81,6 +85,7 @@ mod tests {
             (b"/a\t1\n/a\t2\n", "line 2: /a has 2 bytes here and 1 before"),
             (b"\t5\n", "line 1: there is no path"),
             (b"\n\n", "no file"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is neither a recording"),
         ] {
             let failure = parse(text, 1).expect_err(said);
             assert_eq!(failure.exit, Exit::Usage);
