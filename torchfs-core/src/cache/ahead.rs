@@ -213,7 +213,10 @@ impl Cache {
             index.planner.opened(file)
         };
         self.shared.plan(changed);
-        self.shared.wanted.notify_one();
+        // Most opens call for nothing, and waking whoever asks takes longer than they do.
+        if self.shared.index().may_be_due() {
+            self.shared.wanted.notify_one();
+        }
         Some(pinned)
     }
 
@@ -241,6 +244,7 @@ impl Cache {
         let limits = Limits { ahead_bytes: limits.ahead_bytes.min(shared.limit_bytes / AHEAD_PART), ..limits };
         let first = {
             let mut index = shared.index();
+            index.pace.limits = Some(limits);
             if !index.is_due(limits) {
                 return Vec::new();
             }
@@ -294,7 +298,8 @@ impl Shared {
                 Asked::Warming => index.begin_warmed(self),
             };
             if asked == Asked::Order {
-                index.pace = Pace { opened_bytes: 0, cut: if is_full { Cut::Yes } else { Cut::No } };
+                let cut = if is_full { Cut::Yes } else { Cut::No };
+                index.pace = Pace { opened_bytes: 0, cut, ..index.pace };
             }
         }
         self.remove(&evicted);
@@ -323,6 +328,8 @@ pub(super) struct Pace {
     /// Bytes of the files opened since the last batch.
     opened_bytes: u64,
     cut: Cut,
+    /// How much was asked for last.
+    limits: Option<Limits>,
 }
 
 /// Whether more was wanted than the last batch could hold.
@@ -334,7 +341,7 @@ enum Cut {
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { opened_bytes: 0, cut: Cut::Yes }
+        Pace { opened_bytes: 0, cut: Cut::Yes, limits: None }
     }
 }
 
@@ -349,6 +356,11 @@ impl Index {
     fn is_due(&self, limits: Limits) -> bool {
         let enough = self.ahead.bytes.min(limits.bytes).min(limits.ahead_bytes / 2);
         self.pace.cut == Cut::Yes || self.ahead.files < AHEAD_FILES_MIN || self.pace.opened_bytes >= enough
+    }
+
+    /// Whether whoever asks for more might get something.
+    fn may_be_due(&self) -> bool {
+        self.warmings.has_pending() || self.pace.limits.is_none_or(|limits| self.is_due(limits))
     }
 
     fn found(&self, key: CacheKey) -> Found {

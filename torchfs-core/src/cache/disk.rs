@@ -15,8 +15,8 @@ use super::index_file::{IndexFile, Record};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::folder::foreign_entry;
 use crate::ids::ClusterId;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, openat2, renameat_with};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -46,6 +46,19 @@ pub(super) struct Disk {
 struct Spares {
     files: Vec<(u64, u64)>,
     bytes: u64,
+}
+
+impl Spares {
+    fn push(&mut self, name: u64, len: u64) {
+        self.files.push((name, len));
+        self.bytes += len;
+    }
+
+    fn pop(&mut self) -> Option<(u64, u64)> {
+        let spare = self.files.pop();
+        self.bytes -= spare.map_or(0, |(_, len)| len);
+        spare
+    }
 }
 
 /// What a cache folder may hold: its own, and what a client and a mount keep beside.
@@ -109,6 +122,14 @@ impl Disk {
         Ok(file)
     }
 
+    /// As [`Disk::open_file`], if the kernel has all that it takes in memory (RESOLVE_CACHED, openat2(2)).
+    pub fn open_now(&self, name: u64, len: u64) -> Option<File> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let file = File::from(openat2(CWD, self.path(name), flags, Mode::empty(), ResolveFlags::CACHED).ok()?);
+        let found = file.metadata().ok()?.len();
+        (found == len).then_some(file)
+    }
+
     /// Opens a file that has nothing of its content, making it with its full length if it is not there. What a new one has in it is of
     /// no file or of another.
     ///
@@ -116,35 +137,25 @@ impl Disk {
     /// What the operating system reports.
     pub fn make_file(&self, name: u64, len: u64) -> Result<File> {
         let path = self.path(name);
-        let open = |make: bool| File::options().read(true).write(true).create(make).truncate(false).open(&path);
-        let file = match open(false) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if len <= SPARE_BYTES_MAX {
-                    self.take_spare(&path);
-                }
-                open(true)
-            }
-            opened => opened,
-        };
+        if takes_spare(len) {
+            self.take_spare(&path);
+        }
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.io(|| format!("open {}", path.display()))?;
-        file.set_len(len).io(|| format!("set the length of {}", path.display()))?;
+        if file.metadata().io(|| format!("look at {}", path.display()))?.len() != len {
+            file.set_len(len).io(|| format!("set the length of {}", path.display()))?;
+        }
         Ok(file)
     }
 
-    /// Has a file that left the cache be one that comes, if there is one.
+    /// Has a file that left the cache be one that comes, if there is one and that is not there yet.
     fn take_spare(&self, path: &Path) {
-        let spare = {
-            let mut spares = self.spares();
-            let spare = spares.files.pop();
-            spares.bytes -= spare.map_or(0, |(_, len)| len);
-            spare
-        };
-        // Whoever makes the same file at the same moment has the same one. And a spare may never have been made.
-        let rename = |name| renameat_with(CWD, self.path(name), CWD, path, RenameFlags::NOREPLACE);
-        if let Some((name, _)) = spare
-            && rename(name).is_err()
-        {
-            self.remove(name);
+        let Some((name, len)) = self.spares().pop() else { return };
+        match renameat_with(CWD, self.path(name), CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => self.spares().push(name, len),
+            // It may never have been made.
+            Err(_) => self.remove(name),
         }
     }
 
@@ -170,9 +181,8 @@ impl Disk {
     pub fn spare(&self, name: u64, len: u64, spare_bytes_max: u64) {
         {
             let mut spares = self.spares();
-            if len <= SPARE_BYTES_MAX && spares.bytes + len <= spare_bytes_max {
-                spares.files.push((name, len));
-                spares.bytes += len;
+            if takes_spare(len) && spares.bytes + len <= spare_bytes_max {
+                spares.push(name, len);
                 return;
             }
         }
@@ -203,6 +213,11 @@ impl Disk {
         self.index.append(record)?;
         self.index.rewrite_when_due(is_cached)
     }
+}
+
+/// Whether a file takes the place of one that left the cache.
+pub(super) fn takes_spare(len: u64) -> bool {
+    len <= SPARE_BYTES_MAX
 }
 
 /// How much of a disk of so many bytes the cache leaves free, for written bytes that wait for the cluster and for others
@@ -286,7 +301,7 @@ fn take_lock(dir: &Path) -> Result<Option<File>> {
     let lock = lock.io(|| format!("open {}", path.display()))?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(lock)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(Error::io(format!("lock {}", path.display()), error.into())),
     }
 }
@@ -354,7 +369,8 @@ mod tests {
         disk.spare(8, 100, 150);
         disk.take_spare(&disk.path(2));
         assert_eq!(number(&disk.make_file(2, 60).expect("is there")), first, "somebody made it just before");
-        assert!(!disk.path(8).exists());
+        assert!(disk.path(8).exists() && disk.spares().pop() == Some((8, 100)), "it waits for the next");
+        disk.remove(8);
         disk.spare(2, 60, 150);
         let large = disk.make_file(3, SPARE_BYTES_MAX + 1).expect("made");
         assert_ne!(number(&large), first);

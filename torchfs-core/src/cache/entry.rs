@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
 use std::fs::File;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
@@ -142,6 +143,11 @@ impl State {
         State { file: None, chunks, flights: Flights::default(), is_handed_out: false }
     }
 
+    /// Whether nothing of the file is there.
+    fn is_empty(&self) -> bool {
+        self.chunks.iter().all(|chunk| *chunk == Chunk::Missing)
+    }
+
     pub fn is_wanted(&self, chunk: u32) -> bool {
         self.chunks.get(chunk as usize) == Some(&Chunk::Missing) && !self.flights.contains(chunk)
     }
@@ -161,6 +167,18 @@ impl State {
         }
         let end = (first..end.min(chunks)).take_while(is_wanted).last().unwrap_or(first) + 1;
         first..end
+    }
+}
+
+/// A file that will take the place of another that left.
+struct OnTheWay {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        self.shared.coming_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -221,20 +239,19 @@ impl Pin {
                 Err(error) => return landing.failed(landed, error),
             };
             // Readers go on while it is written, but not so far that much waits for the disk.
-            let unwritten = shared.unwritten.acquire_many(unwritten_units(data.len())).await;
+            let unwritten = shared.unwritten.clone().acquire_many_owned(unwritten_units(data.len())).await;
             let run_of_data = Run { start: range.start, data: data.clone() };
             drop(landed.send(Ok(run_of_data)));
             match Pin::again(&shared, &entry) {
-                Some(pin) => pin.store(run, data).await,
+                Some(pin) => pin.store(run, data, (unwritten, landing)),
                 None => count(&shared.counters.unkept_bytes, data.len() as u64),
             }
-            drop(unwritten);
         })
     }
 
     /// Has readers wait for some chunks, which have their room, until they are delivered.
     pub fn expect(self, chunks: Range<u32>, delivery: oneshot::Receiver<Result<Delivered>>) {
-        let (shared, entry) = (self.shared.clone(), self.entry.clone());
+        let (shared, entry, coming) = (self.shared.clone(), self.entry.clone(), self.coming());
         let run = chunks.clone();
         drop(entry.state().flights.start(chunks, move |number, landed| async move {
             let landing = Landing { entry: self.entry.clone(), number };
@@ -242,11 +259,11 @@ impl Pin {
             match received(delivery.await) {
                 Ok(Delivered { data, permit }) => {
                     drop(landed.send(Ok(Run { start: range.start, data: data.clone() })));
-                    self.write_reserved(run, data, Vec::new()).await;
-                    drop(permit);
+                    self.write_reserved(run, data, Vec::new(), (coming, permit, landing));
                 }
                 Err(error) => {
                     shared.index().failed(self.entry.key, range.end - range.start, &error);
+                    drop(coming);
                     landing.failed(landed, error);
                 }
             }
@@ -261,18 +278,26 @@ impl Pin {
         current.then(|| Pin { shared: shared.clone(), entry: entry.clone() })
     }
 
-    /// Keeps bytes, if there is room and the disk takes them.
-    async fn store(self, chunks: Range<u32>, data: Bytes) {
+    /// Has bytes kept, if there is room and the disk takes them, and then `held` dropped.
+    fn store(self, chunks: Range<u32>, data: Bytes, held: impl Send + 'static) {
         let bytes = data.len() as u64;
         let Some(evicted) = self.shared.reserve(self.entry.key, bytes) else {
             count(&self.shared.counters.unkept_bytes, bytes);
             return;
         };
-        self.write_reserved(chunks, data, evicted).await;
+        let held = (self.coming(), held);
+        self.write_reserved(chunks, data, evicted, held);
     }
 
-    /// Keeps bytes that have their room, for which something leaves.
-    async fn write_reserved(self, chunks: Range<u32>, data: Bytes, evicted: Vec<Arc<Entry>>) {
+    /// For as long as bytes that have their room are on their way to the disk.
+    fn coming(&self) -> OnTheWay {
+        let bytes = if disk::takes_spare(self.entry.len) { self.entry.len } else { 0 };
+        self.shared.coming_bytes.fetch_add(bytes, Ordering::Relaxed);
+        OnTheWay { shared: self.shared.clone(), bytes }
+    }
+
+    /// Has bytes kept that have their room, for which something leaves, and then `held` dropped.
+    fn write_reserved(self, chunks: Range<u32>, data: Bytes, evicted: Vec<Arc<Entry>>, held: impl Send + 'static) {
         let (bytes, shared) = (data.len() as u64, self.shared.clone());
         let work = move || {
             self.shared.remove(&evicted);
@@ -281,11 +306,9 @@ impl Pin {
                 count(&self.shared.counters.unkept_bytes, bytes);
                 self.shared.release(self.entry.key, bytes);
             }
+            drop((self, data, held));
         };
-        // Neither fails before the runtime ends, and the cache with it.
-        let turn = shared.writers.acquire().await;
-        let _ = tokio::task::spawn_blocking(work).await;
-        drop(turn);
+        shared.writers.run(bytes, work);
     }
 
     /// Writes if the disk has room, which other files are removed for.
@@ -322,12 +345,30 @@ impl Pin {
 
     /// The backing file, opened if it is not open.
     pub async fn file(&self) -> Result<Arc<File>> {
-        if let Some(file) = &self.entry.state().file {
-            return Ok(file.clone());
+        if let Some(file) = self.file_now() {
+            return Ok(file);
         }
         let pin = self.clone();
         let opened = tokio::task::spawn_blocking(move || pin.file_blocking()).await;
         opened.unwrap_or_else(|error| Err(Error::caused(Kind::Cancelled, "open a cache file", error)))
+    }
+
+    /// It, if it is open, or can be opened without waiting for the disk: another thread takes longer to wake.
+    fn file_now(&self) -> Option<Arc<File>> {
+        let is_empty = {
+            let state = self.entry.state();
+            if let Some(file) = &state.file {
+                return Some(file.clone());
+            }
+            state.is_empty()
+        };
+        let opened = if is_empty { None } else { self.shared.disk.open_now(self.entry.name, self.entry.len) };
+        opened.map(|opened| self.keep_open(opened))
+    }
+
+    /// The open file; another one if that was opened at the same moment.
+    fn keep_open(&self, opened: File) -> Arc<File> {
+        self.entry.state().file.get_or_insert(Arc::new(opened)).clone()
     }
 
     fn file_blocking(&self) -> Result<Arc<File>> {
@@ -337,7 +378,7 @@ impl Pin {
             if let Some(file) = &state.file {
                 return Ok(file.clone());
             }
-            state.chunks.iter().all(|chunk| *chunk == Chunk::Missing)
+            state.is_empty()
         };
         let found = if is_empty { None } else { Some(disk.open_file(entry.name, entry.len)) };
         let opened = match found {
@@ -349,7 +390,7 @@ impl Pin {
             }
             None => disk.make_file(entry.name, entry.len)?,
         };
-        Ok(entry.state().file.get_or_insert(Arc::new(opened)).clone())
+        Ok(self.keep_open(opened))
     }
 
     /// Bytes are not there any more, whatever was thought: they are fetched again.

@@ -22,6 +22,7 @@ pub mod policy;
 mod prefetcher;
 mod siblings;
 mod warm;
+mod writers;
 
 pub use ahead::{Coming, Limits};
 pub(crate) use disk::seats;
@@ -54,6 +55,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use warm::Warmings;
+use writers::Writers;
 
 /// The unit in which presence is known and checksums are kept. Part of the index format.
 pub const CHUNK_BYTES: u64 = 1024 * 1024;
@@ -64,10 +66,7 @@ const ROOM_ROUNDS_MAX: u32 = 4;
 /// Chunks of which readers have the bytes while they are still written to the disk.
 const UNWRITTEN_UNITS_MAX: usize = 32;
 
-/// Threads that write at a time: few files of a batch that arrives at once wait for each other, and disks are kept busy.
-const WRITERS_MAX: usize = 8;
-
-/// This part of the limit may be on the disk in files that left the cache, and wait to be others.
+/// This part of the limit may be on the disk beyond it, in files that left the cache and wait to be others.
 const SPARE_PART: u64 = 16;
 
 /// What a cached file is known by.
@@ -143,8 +142,9 @@ struct Shared {
     counters: Counters,
     /// For bytes that readers have and the disk not yet.
     unwritten: Arc<Semaphore>,
-    /// For threads that write.
-    writers: Semaphore,
+    writers: Arc<Writers>,
+    /// Of files that have their room and will take the places of others on the disk.
+    coming_bytes: AtomicU64,
     /// Something may be to be fetched ahead.
     wanted: tokio::sync::Notify,
 }
@@ -268,8 +268,10 @@ impl Cache {
         let unwritten = Arc::new(Semaphore::new(UNWRITTEN_UNITS_MAX));
         let siblings = Siblings::new(dir, disk.dir(), cluster);
         let wanted = tokio::sync::Notify::new();
-        let writers = Semaphore::new(WRITERS_MAX);
-        let shared = Shared { disk, pins, siblings, limit_bytes, index, counters, unwritten, writers, wanted };
+        let writers = Arc::default();
+        let coming_bytes = AtomicU64::new(0);
+        let shared =
+            Shared { disk, pins, siblings, limit_bytes, index, counters, unwritten, writers, coming_bytes, wanted };
         let shared = Arc::new(shared);
         let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
@@ -362,11 +364,13 @@ impl Shared {
     /// Lets go of the files of evicted entries. Blocks on the disk.
     fn remove(&self, evicted: &[Arc<Entry>]) {
         count(&self.counters.evictions, evicted.len() as u64);
+        // What is coming is not there yet, and what left for it may be until then.
+        let spare_bytes_max = self.limit_bytes / SPARE_PART + self.coming_bytes.load(Ordering::Relaxed);
         for entry in evicted {
             if entry.state().is_handed_out {
                 self.disk.remove(entry.name);
             } else {
-                self.disk.spare(entry.name, entry.len, self.limit_bytes / SPARE_PART);
+                self.disk.spare(entry.name, entry.len, spare_bytes_max);
             }
         }
     }
