@@ -143,6 +143,8 @@ struct Shared {
     /// For bytes that readers have and the disk not yet.
     unwritten: Arc<Semaphore>,
     writers: Arc<Writers>,
+    /// Held while files are removed because the disk is full.
+    making_room: Mutex<()>,
     /// Of files that have their room and will take the places of others on the disk.
     coming_bytes: AtomicU64,
     /// Something may be to be fetched ahead.
@@ -269,10 +271,20 @@ impl Cache {
         let siblings = Siblings::new(dir, disk.dir(), cluster);
         let wanted = tokio::sync::Notify::new();
         let writers = Arc::default();
-        let coming_bytes = AtomicU64::new(0);
-        let shared =
-            Shared { disk, pins, siblings, limit_bytes, index, counters, unwritten, writers, coming_bytes, wanted };
-        let shared = Arc::new(shared);
+        let (coming_bytes, making_room) = (AtomicU64::new(0), Mutex::default());
+        let shared = Arc::new(Shared {
+            disk,
+            pins,
+            siblings,
+            limit_bytes,
+            index,
+            counters,
+            unwritten,
+            writers,
+            making_room,
+            coming_bytes,
+            wanted,
+        });
         let (evicted, _) = shared.index().make_room(0, limit_bytes);
         shared.remove(&evicted);
         Ok(Cache { shared })
@@ -385,6 +397,11 @@ impl Shared {
 
     /// Sees that bytes can be written and the disk is not filled up by that. Blocks on the disk.
     fn make_disk_room(&self, bytes: u64) -> bool {
+        if self.disk.missing_bytes(bytes) == 0 {
+            return true;
+        }
+        // One after the other, or each would have files removed for the same bytes.
+        let _turn = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..ROOM_ROUNDS_MAX {
             let missing = self.disk.missing_bytes(bytes);
             if missing == 0 || self.evict(missing) == 0 {
