@@ -189,10 +189,11 @@ impl Disk {
         self.remove(name);
     }
 
-    /// Gives back the disk space of files that left the cache.
-    pub fn remove_spares(&self) {
+    /// Gives back the disk space of files that left the cache, and tells how much that was.
+    pub fn remove_spares(&self) -> u64 {
         let spares = std::mem::take(&mut *self.spares());
         spares.files.iter().for_each(|(name, _)| self.remove(*name));
+        spares.bytes
     }
 
     /// Removes a file. Failing wastes space until the next start.

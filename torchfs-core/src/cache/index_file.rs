@@ -16,7 +16,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 const MAGIC: &[u8; 8] = b"TFSCACHE";
 const FORMAT_VERSION: u32 = 1;
@@ -27,6 +27,9 @@ const RECORD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// How much of an index is read at a time: more than the longest record.
 const READ_BYTES_MAX: u64 = 2 * RECORD_BYTES_MAX as u64;
+
+/// What an index is called that is being written.
+const NEW_NAME: &str = "index.new";
 
 /// A shorter index is never written anew.
 const REWRITTEN_BYTES_MIN: u64 = 1 << 20;
@@ -65,7 +68,7 @@ pub(super) struct IndexFile {
 /// Where records are appended.
 #[derive(Debug)]
 struct End {
-    file: File,
+    file: Arc<File>,
     bytes: u64,
     /// When it is longer, it is written anew.
     bytes_max: u64,
@@ -73,7 +76,7 @@ struct End {
 
 impl End {
     fn new(file: File, bytes: u64) -> End {
-        End { file, bytes, bytes_max: 2 * bytes + REWRITTEN_BYTES_MIN }
+        End { file: Arc::new(file), bytes, bytes_max: 2 * bytes + REWRITTEN_BYTES_MIN }
     }
 
     /// A record that could not be written whole is written over by the next.
@@ -136,27 +139,28 @@ impl IndexFile {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
-        let bytes = {
+        let (old, bytes) = {
             let end = self.end();
             if end.bytes <= end.bytes_max {
                 return Ok(());
             }
-            end.bytes
+            (end.file.clone(), end.bytes)
         };
-        self.rewrite(bytes, is_cached).inspect_err(|_| {
+        self.rewrite(&old, bytes, is_cached).inspect_err(|_| {
             let mut end = self.end();
             end.bytes_max = 2 * end.bytes;
+            // What there is of it takes up room on a disk that may be full.
+            let _ = std::fs::remove_file(self.dir.join(NEW_NAME));
         })
     }
 
     /// `bytes` is how long it was a moment ago.
-    fn rewrite(&self, bytes: u64, is_cached: impl Fn(&Record) -> bool) -> Result<()> {
+    fn rewrite(&self, old: &File, bytes: u64, is_cached: impl Fn(&Record) -> bool) -> Result<()> {
         let path = self.path();
-        let old = File::open(&path).io(|| format!("open {}", path.display()))?;
         let mut new = NewIndex::create(&self.dir, &header(self.cluster))?;
         let mut offset = HEADER_BYTES as u64;
         while offset < bytes {
-            let part = read_part(&old, offset..bytes).io(|| format!("read {}", path.display()))?;
+            let part = read_part(old, offset..bytes).io(|| format!("read {}", path.display()))?;
             let mut rest = &part[..];
             while let Some((record, after)) = parse_record(rest) {
                 if is_cached(&record) {
@@ -170,7 +174,7 @@ impl IndexFile {
         let mut end = self.end();
         let mut offset = bytes;
         while offset < end.bytes {
-            let part = read_part(&old, offset..end.bytes).io(|| format!("read {}", path.display()))?;
+            let part = read_part(old, offset..end.bytes).io(|| format!("read {}", path.display()))?;
             new.write(&part)?;
             offset += part.len() as u64;
         }
@@ -196,8 +200,9 @@ struct NewIndex {
 
 impl NewIndex {
     fn create(dir: &Path, first: &[u8]) -> Result<NewIndex> {
-        let path = dir.join("index.new");
-        let file = File::create(&path).io(|| format!("make {}", path.display()))?;
+        let path = dir.join(NEW_NAME);
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = file.io(|| format!("make {}", path.display()))?;
         let mut new = NewIndex { path, out: BufWriter::new(file), bytes: 0 };
         new.write(first)?;
         Ok(new)
@@ -265,8 +270,8 @@ fn parse_records(mut bytes: &[u8]) -> (Vec<Record>, &[u8]) {
 /// How far the index of another process was read.
 #[derive(Debug, Default)]
 pub(super) struct IndexReader {
-    /// Device and inode: a process that starts writes its index anew.
-    file: Option<(u64, u64)>,
+    /// Kept open, so that none that is written anew has the same inode.
+    file: Option<File>,
     offset: u64,
 }
 
@@ -283,18 +288,19 @@ impl IndexReader {
     pub fn read_on(&mut self, dir: &Path, cluster: ClusterId) -> Option<More> {
         let file = File::open(dir.join("index")).ok()?;
         let found = file.metadata().ok()?;
-        let id = (found.dev(), found.ino());
-        let is_from_the_start = self.file != Some(id) || found.len() < self.offset;
+        let known = self.file.as_ref().and_then(|known| known.metadata().ok());
+        let is_known = known.is_some_and(|known| (known.dev(), known.ino()) == (found.dev(), found.ino()));
+        let is_from_the_start = !is_known || found.len() < self.offset;
         if is_from_the_start {
             let mut first = [0; HEADER_BYTES];
             file.read_exact_at(&mut first, 0).ok()?;
             if first[..] != header(cluster) {
                 return None;
             }
-            *self = IndexReader { file: Some(id), offset: HEADER_BYTES as u64 };
+            *self = IndexReader { file: None, offset: HEADER_BYTES as u64 };
         }
-        let mut bytes = vec![0; (found.len() - self.offset).min(READ_BYTES_MAX) as usize];
-        file.read_exact_at(&mut bytes, self.offset).ok()?;
+        let file = self.file.insert(file);
+        let bytes = read_part(file, self.offset..found.len()).ok()?;
         let (records, rest) = parse_records(&bytes);
         self.offset += (bytes.len() - rest.len()) as u64;
         Some(More { is_from_the_start, records })
@@ -403,6 +409,38 @@ mod tests {
             read(dir.path()).iter().map(|record| record.name).filter(|name| name % 7 == 0).collect();
         found.sort_unstable();
         assert_eq!(found, (0..2000).step_by(7).collect::<Vec<_>>());
+    }
+
+    /// File systems give numbers of inodes again.
+    #[test]
+    fn an_index_that_was_written_anew_twice_is_not_taken_for_the_first() {
+        let dir = tempfile::tempdir().expect("folder");
+        opened(dir.path());
+        let mut reader = IndexReader::default();
+        let mut read = || reader.read_on(dir.path(), ClusterId(1)).expect("is there");
+        for round in 0..20 {
+            // Of other lengths, so that to go on where the last one ended is wrong.
+            let records: Vec<Record> = (0..3 + round).map(|number| record(number, (round + 1) << 24)).collect();
+            for _ in 0..2 {
+                IndexFile::create(dir.path(), ClusterId(1), &records).expect("made");
+            }
+            let more = read();
+            assert!(more.is_from_the_start && more.records == records, "round {round}: {more:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_that_was_removed_is_there_again_when_it_has_doubled() {
+        let dir = tempfile::tempdir().expect("folder");
+        let index = opened(dir.path());
+        for number in 0..600 {
+            index.append(&long_record(number)).expect("noted");
+            if number == 10 {
+                std::fs::remove_file(dir.path().join("index")).expect("removed");
+            }
+            index.rewrite_when_due(|_| true).expect("written");
+        }
+        assert!(read(dir.path()).into_iter().eq((0..600).map(long_record)));
     }
 
     #[test]

@@ -391,8 +391,8 @@ impl Shared {
     fn evict(&self, bytes: u64) -> u64 {
         let (evicted, freed) = self.index().evict(bytes);
         self.remove(&evicted);
-        self.disk.remove_spares();
-        freed
+        // Those of the evicted are among them.
+        self.disk.remove_spares().max(freed)
     }
 
     /// Sees that bytes can be written and the disk is not filled up by that. Blocks on the disk.
