@@ -98,7 +98,8 @@ def measure(cluster, disk, memory, options):
     for shape in options.shapes:
         bench = Bench(shape, make(shape, options, places, cluster), places, mount, options, results)
         bench.beside_each_other()
-        held[shape.name] = bench.accelerators()
+        if options.accelerators:
+            held[shape.name] = bench.accelerators()
         for place in places.values():
             shutil.rmtree(place / shape.name)
     cluster.close()
