@@ -193,9 +193,8 @@ impl Mount {
     /// # Panics
     /// If it does not end in time.
     pub fn wait_for_end(&mut self) -> ExitStatus {
-        let mut process = self.process.take().expect("it runs");
-        wait_until("the mount's process ends", || process.try_wait().expect("it can be asked").is_some());
-        process.wait().expect("it has ended")
+        wait_until("the mount's process ends", || self.has_ended());
+        self.process.take().expect("it was started").wait().expect("it has ended")
     }
 }
 

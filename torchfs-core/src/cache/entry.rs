@@ -41,6 +41,15 @@ pub(super) struct State {
     pub is_handed_out: bool,
 }
 
+/// What there is of the backing file.
+enum Backing {
+    Open(Arc<File>),
+    /// It is there, and not open.
+    Closed,
+    /// Nothing of its content, and it may not have been made.
+    Empty,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunk {
     Missing,
@@ -143,9 +152,12 @@ impl State {
         State { file: None, chunks, flights: Flights::default(), is_handed_out: false }
     }
 
-    /// Whether nothing of the file is there.
-    fn is_empty(&self) -> bool {
-        self.chunks.iter().all(|chunk| *chunk == Chunk::Missing)
+    fn backing(&self) -> Backing {
+        match &self.file {
+            Some(file) => Backing::Open(file.clone()),
+            None if self.chunks.iter().all(|chunk| *chunk == Chunk::Missing) => Backing::Empty,
+            None => Backing::Closed,
+        }
     }
 
     pub fn is_wanted(&self, chunk: u32) -> bool {
@@ -355,42 +367,35 @@ impl Pin {
 
     /// It, if it is open, or can be opened without waiting for the disk: another thread takes longer to wake.
     fn file_now(&self) -> Option<Arc<File>> {
-        let is_empty = {
-            let state = self.entry.state();
-            if let Some(file) = &state.file {
-                return Some(file.clone());
+        let backing = self.entry.state().backing();
+        match backing {
+            Backing::Open(file) => Some(file),
+            Backing::Closed => {
+                let opened = self.shared.disk.open_now(self.entry.name, self.entry.len);
+                opened.map(|opened| self.keep_open(opened))
             }
-            state.is_empty()
+            Backing::Empty => None,
+        }
+    }
+
+    fn file_blocking(&self) -> Result<Arc<File>> {
+        let (disk, entry) = (&self.shared.disk, &self.entry);
+        let backing = entry.state().backing();
+        let opened = match backing {
+            Backing::Open(file) => return Ok(file),
+            Backing::Closed => disk.open_file(entry.name, entry.len).or_else(|error| {
+                tracing::warn!(%error, "something else than this process changes the cache folder: the file is fetched again");
+                self.forget(0..entry.len);
+                disk.make_file(entry.name, entry.len)
+            }),
+            Backing::Empty => disk.make_file(entry.name, entry.len),
         };
-        let opened = if is_empty { None } else { self.shared.disk.open_now(self.entry.name, self.entry.len) };
-        opened.map(|opened| self.keep_open(opened))
+        Ok(self.keep_open(opened?))
     }
 
     /// The open file; another one if that was opened at the same moment.
     fn keep_open(&self, opened: File) -> Arc<File> {
         self.entry.state().file.get_or_insert(Arc::new(opened)).clone()
-    }
-
-    fn file_blocking(&self) -> Result<Arc<File>> {
-        let (disk, entry) = (&self.shared.disk, &self.entry);
-        let is_empty = {
-            let state = entry.state();
-            if let Some(file) = &state.file {
-                return Ok(file.clone());
-            }
-            state.is_empty()
-        };
-        let found = if is_empty { None } else { Some(disk.open_file(entry.name, entry.len)) };
-        let opened = match found {
-            Some(Ok(file)) => file,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "something else than this process changes the cache folder: the file is fetched again");
-                self.forget(0..entry.len);
-                disk.make_file(entry.name, entry.len)?
-            }
-            None => disk.make_file(entry.name, entry.len)?,
-        };
-        Ok(self.keep_open(opened))
     }
 
     /// Bytes are not there any more, whatever was thought: they are fetched again.
