@@ -6,9 +6,8 @@
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use torchfs_core::IoContext;
-use torchfs_core::Result;
 use torchfs_core::shard::node_is_full;
+use torchfs_core::{Error, IoContext, Kind, Result};
 
 /// What is kept free on the file system: a hundredth of it, at most 64 MiB.
 const MARGIN_BYTES_MAX: u64 = 64 << 20;
@@ -120,6 +119,17 @@ impl Space {
         Ok(Reservation { space: self.clone(), bytes })
     }
 
+    /// A write that failed although room was set aside, as somebody else took it: what is said of a full disk comes first,
+    /// so that it is the same wherever it is found. Other failures stay as they are.
+    pub fn ran_out(&self, failure: Error) -> Error {
+        match self.usage() {
+            Ok(usage) if failure.kind() == Kind::NoSpace => {
+                failure.context(node_is_full(usage.used_bytes, usage.capacity_bytes))
+            }
+            _ => failure,
+        }
+    }
+
     /// Counts a shard file that was found.
     pub fn add(&self, file_bytes: u64) {
         let mut counts = self.counts();
@@ -175,7 +185,6 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use torchfs_core::Kind;
 
     #[test]
     fn what_is_set_aside_counts_until_it_is_given_back() {
@@ -190,6 +199,19 @@ mod tests {
         assert!(space.reserve(40 << 10).is_err());
         space.remove(40 << 10);
         assert_eq!(space.usage().expect("statvfs").used_bytes, 0);
+    }
+
+    #[test]
+    fn a_disk_that_runs_full_under_a_write_is_said_to_be_full() {
+        let root = tempfile::tempdir().expect("temp folder");
+        let space = Space::new(root.path(), Capacity::Bytes(64 << 10)).expect("statvfs");
+        space.add(32 << 10);
+        let full: Result<()> = Err(std::io::Error::from(std::io::ErrorKind::StorageFull)).io(|| "write x");
+        let error = space.ran_out(full.expect_err("full"));
+        assert_eq!(error.kind(), Kind::NoSpace);
+        assert!(error.to_string().starts_with("full, 0.0 of 0.1 MiB used: write x: "), "{error}");
+        let other = space.ran_out(Error::new(Kind::Io, "write x: broken"));
+        assert_eq!((other.kind(), other.to_string().as_str()), (Kind::Io, "write x: broken"));
     }
 
     #[test]

@@ -32,17 +32,7 @@ pub fn put(inner: &Inner, shard: ShardId, data: &[u8], checksums: Vec<u32>) -> R
     }
     let reservation = inner.space.reserve((HEADER_BYTES + data.len()) as u64)?;
     let header = Header { cluster: expected.cluster, shard, bytes: data.len() as u32, checksums }.encode();
-    let temp = Temp(inner.temp_path(shard));
-    let written = file::write(&temp.0, &header, data, &inner.direct)?;
-    let reservation = match data.len() <= JOURNALED_SHARD_BYTES_MAX {
-        true => new.put_journaled(&temp.0, &header, reservation)?,
-        false => Some(reservation),
-    };
-    let Some(reservation) = reservation else { return Ok(()) };
-    inner.durable.sync_file(&written, &temp.0)?;
-    drop(written);
-    new.take_name(&temp.0, reservation)?;
-    new.sync_name()
+    new.write(&header, reservation).map_err(|failure| inner.space.ran_out(failure))
 }
 
 /// Removes a shard if it is there.
@@ -122,6 +112,21 @@ impl New<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Stores it for good, in the room set aside.
+    fn write(&self, header: &[u8; HEADER_BYTES], reservation: Reservation) -> Result<()> {
+        let temp = Temp(self.inner.temp_path(self.shard()));
+        let written = file::write(&temp.0, header, self.data, &self.inner.direct)?;
+        let reservation = match self.data.len() <= JOURNALED_SHARD_BYTES_MAX {
+            true => self.put_journaled(&temp.0, header, reservation)?,
+            false => Some(reservation),
+        };
+        let Some(reservation) = reservation else { return Ok(()) };
+        self.inner.durable.sync_file(&written, &temp.0)?;
+        drop(written);
+        self.take_name(&temp.0, reservation)?;
+        self.sync_name()
     }
 
     /// Makes the shard durable by the journal, then renames the temp file to its name. Gives the reservation back if the
