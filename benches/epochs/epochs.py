@@ -103,10 +103,13 @@ def measure(cluster, disk, memory, options):
 
 def make(folder, options):
     noise = random.Random(1)
+    made = time.time() - 86_400
     for number in range(options.files):
         path = folder / f"class-{number // FILES_PER_FOLDER:03}" / f"{number:07}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(noise.randbytes(options.bytes))
+        # As training data is: nobody is still writing it.
+        os.utime(path, (made, made))
 
 
 def get(cluster, memory, options):

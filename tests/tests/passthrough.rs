@@ -113,3 +113,75 @@ fn writers_and_readers_that_pass_through_share_a_file() {
     drop(reader);
     mount.unmount();
 }
+
+/// Runs a line of Python on an open file `f`, a path in `sys.argv[1]`.
+fn python(path: &Path, mode: &str, line: &str) -> Vec<u8> {
+    let script = format!("import mmap, os, sys\nwith open(sys.argv[1], '{mode}') as f:\n {line}");
+    let ran = std::process::Command::new("python3").args(["-c", &script]).arg(path).output().expect("runs");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    ran.stdout
+}
+
+#[test]
+fn what_is_mapped_is_what_was_opened_whoever_reads_without_the_process() {
+    if !may_pass_through() {
+        return;
+    }
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(3).bytes(BYTES);
+    cached_file(&cluster, &mount, &content);
+    let path = mount.join("file");
+    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+    let first = fs::File::open(&path).expect("opens");
+
+    // Written through a mapping: it is stored, and shown by every way to read it from now on.
+    python(&path, "r+b", "m = mmap.mmap(f.fileno(), 0); m[:7] = b'changed'; m.flush(); os.fsync(f.fileno())");
+    let changed = [b"changed", &content[7..]].concat();
+    assert!(cluster.torchfs(["cat", "/file"]).stdout == changed, "it was lost");
+    let mapped = "sys.stdout.buffer.write(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)[:])";
+    assert!(fs::read(&path).expect("reads") == changed && python(&path, "rb", mapped) == changed);
+
+    // Replaced in place by another client.
+    let other = Noise::new(4).bytes(BYTES);
+    let source = cluster.dir().join("other");
+    fs::write(&source, &other).expect("writes");
+    cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
+    assert!(fs::read(&path).expect("reads") == other && python(&path, "rb", mapped) == other);
+
+    // Who opened it before has what it opened.
+    let mut bytes = vec![0; BYTES];
+    first.read_exact_at(&mut bytes, 0).expect("reads");
+    assert!(bytes == content);
+    drop(first);
+    mount.unmount();
+}
+
+#[test]
+fn a_writer_can_open_what_many_read_without_the_process() {
+    if !may_pass_through() {
+        return;
+    }
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(5).bytes(BYTES);
+    cached_file(&cluster, &mount, &content);
+    let path = mount.join("file");
+    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..3 {
+            let (path, content, is_done) = (&path, &content, &is_done);
+            scope.spawn(move || {
+                let mut bytes = vec![0; 4096];
+                let at = 1_000_000 * (reader + 1);
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::File::open(path).and_then(|file| file.read_exact_at(&mut bytes, at as u64)).expect("reads");
+                    assert!(bytes == content[at..at + 4096]);
+                }
+            });
+        }
+        let results: Vec<_> = (0..50).map(|_| fs::OpenOptions::new().write(true).open(&path).map(drop)).collect();
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    });
+    mount.unmount();
+}

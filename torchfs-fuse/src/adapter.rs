@@ -2,12 +2,13 @@
 
 use crate::convert::{self, call, caller, how};
 use crate::errno::errno;
+use crate::node::Node;
 use crate::reply::{
     GENERATION, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr, told,
     xattr_list,
 };
 use crate::unmount::own_attribute;
-use crate::volume::{Answer, Change, Seek, Volume, WriteAt, attr_change, new_inode, readable_xattr};
+use crate::volume::{Answer, Change, NodeAttr, Seek, Volume, WriteAt, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
@@ -88,13 +89,13 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, _lookups: u64) {
-        self.volume.handles.forget(convert::ino(ino));
+        self.volume.handles.forget(Node::of(ino));
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(
             call(Op::Getattr, request, ino),
-            |volume| async move { volume.attr(convert::ino(ino)).await.map(Answer::Fresh) },
+            |volume| async move { volume.attr(Node::of(ino)).await.map(Answer::Fresh) },
             reply_attr(reply, self.volume.told.ttl),
         );
     }
@@ -122,7 +123,7 @@ impl Filesystem for Adapter {
         let handle = handle.map(|handle| handle.0);
         self.answer_write(
             call(Op::Setattr, request, ino),
-            |volume| async move { volume.set_attr(convert::ino(ino), change, handle).await },
+            |volume| async move { volume.set_attr(Node::of(ino), change, handle).await },
             reply_attr(reply, self.volume.told.ttl),
         );
     }
@@ -231,7 +232,7 @@ impl Filesystem for Adapter {
         self.answer(
             call(op, request, ino),
             |volume| async move {
-                let opened = match volume.open(convert::ino(ino), how).await {
+                let opened = match volume.open(Node::of(ino), how).await {
                     Ok(opening) => volume.opened(opening, |file| reply.open_backing(file)).await,
                     Err(error) => Err(error),
                 };
@@ -266,7 +267,7 @@ impl Filesystem for Adapter {
             call(Op::Create, request, parent),
             |volume| async move { volume.create(convert::ino(parent), name?, inode, if_exists, how).await },
             move |result| match result {
-                Ok((attr, opened)) => reply_created(reply, ttl, &attr, &opened),
+                Ok((shown, opened)) => reply_created(reply, ttl, &shown, &opened),
                 Err(errno) => reply.error(errno),
             },
         );
@@ -424,7 +425,7 @@ impl Filesystem for Adapter {
             |volume| async move {
                 let result = volume.read_dir(handle.0, offset, |entry| {
                     let kind = convert::file_type(entry.kind);
-                    reply.add(INodeNo(entry.ino.0), entry.next, kind, OsStr::from_bytes(entry.name))
+                    reply.add(entry.node.number(), entry.next, kind, OsStr::from_bytes(entry.name))
                 });
                 let result = result.await;
                 Ok((result, reply))
@@ -453,16 +454,17 @@ impl Filesystem for Adapter {
                     let name = OsStr::from_bytes(entry.name);
                     match entry.attr {
                         Some(attr) => {
-                            let shown = convert::attr(&attr);
-                            let full = reply.add(shown.ino, entry.next, name, &volume.told.ttl, &shown, GENERATION);
+                            let shown = NodeAttr { node: entry.node, attr };
+                            let (attr, ttl) = (convert::attr(&shown), &volume.told.ttl);
+                            let full = reply.add(attr.ino, entry.next, name, ttl, &attr, GENERATION);
                             if !full {
-                                volume.tell_listed(entry.dir, entry.name, &attr);
+                                volume.tell_listed(entry.dir, entry.name, &shown);
                             }
                             full
                         }
                         // The kernel knows `.` and `..` itself and takes nothing but their type from here.
                         None => {
-                            let attr = convert::bare_directory(entry.ino);
+                            let attr = convert::bare_directory(entry.node);
                             reply.add(attr.ino, entry.next, name, &Duration::ZERO, &attr, GENERATION)
                         }
                     }

@@ -1,18 +1,19 @@
 //! Between the kernel's words and ours. No decisions.
 
 use crate::caller::Caller;
-use crate::volume::{Allocate, OpenHow};
+use crate::node::Node;
+use crate::volume::{Allocate, NodeAttr, OpenHow};
 use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
-use torchfs_core::meta::{Attr, FileKind, Name, NewKind, SetTime, Timestamp, XattrName};
+use torchfs_core::meta::{FileKind, Name, NewKind, SetTime, Timestamp, XattrName};
 use torchfs_core::trace::{Op, Record};
 use torchfs_core::{Error, InodeId, Kind, Result};
 
 pub fn ino(number: INodeNo) -> InodeId {
-    InodeId(number.0)
+    Node::of(number).ino()
 }
 
 pub fn caller(request: &Request) -> Caller {
@@ -50,9 +51,9 @@ pub fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-pub fn attr(attr: &Attr) -> FileAttr {
+pub fn attr(NodeAttr { node, attr }: &NodeAttr) -> FileAttr {
     FileAttr {
-        ino: INodeNo(attr.ino.0),
+        ino: node.number(),
         size: attr.size,
         blocks: attr.allocated.div_ceil(512),
         atime: attr.atime.into(),
@@ -117,10 +118,10 @@ pub fn node_kind(mode: u32, rdev: u32) -> Result<NewKind> {
 }
 
 /// A folder of which only the number matters.
-pub fn bare_directory(ino: InodeId) -> FileAttr {
+pub fn bare_directory(node: Node) -> FileAttr {
     let epoch = SystemTime::UNIX_EPOCH;
     FileAttr {
-        ino: INodeNo(ino.0),
+        ino: node.number(),
         size: 0,
         blocks: 0,
         atime: epoch,

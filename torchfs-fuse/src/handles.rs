@@ -3,18 +3,24 @@
 
 use crate::caller::{Caller, Writers};
 use crate::io_mode::{IoMode, IoModes};
+use crate::node::Node;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use torchfs_core::meta::{Attr, DirEntry, FileKind, Name};
 use torchfs_core::{Error, File, InodeId, Kind, Result, Version};
+
+/// For how long whoever made an inode have another node may take to open that.
+const NEW: Duration = Duration::from_secs(10);
 
 /// An open file: the content is the inode's, shared by all its handles; what is to be committed when it is closed is the
 /// handle's, because closing one must not commit what another is still writing.
 #[derive(Clone, Debug)]
 pub struct OpenFile {
     pub file: File,
+    node: Node,
     pub io: IoMode,
     writing: Arc<Writing>,
 }
@@ -82,9 +88,9 @@ impl Pages {
     }
 }
 
-/// What the handles of one inode share.
+/// What the handles of one node share.
 #[derive(Debug)]
-struct OpenInode {
+struct OpenNode {
     file: File,
     handles: usize,
     io: IoModes,
@@ -93,10 +99,19 @@ struct OpenInode {
 #[derive(Debug, Default)]
 struct Tables {
     files: HashMap<u64, OpenFile>,
-    inodes: HashMap<InodeId, OpenInode>,
+    nodes: HashMap<Node, OpenNode>,
     dirs: HashMap<u64, Arc<OpenDir>>,
     texts: HashMap<u64, Bytes>,
-    known: HashMap<InodeId, Known>,
+    known: HashMap<Node, Known>,
+    /// The nodes of inodes that have another one than their first.
+    turned: HashMap<InodeId, Turned>,
+}
+
+/// The node that an inode has had for a while.
+#[derive(Clone, Copy, Debug)]
+struct Turned {
+    node: Node,
+    since: Instant,
 }
 
 /// What the kernel knows of a file's content.
@@ -110,10 +125,29 @@ struct Known {
     sent_back: bool,
 }
 
+impl Turned {
+    fn is_new(&self) -> bool {
+        self.since.elapsed() < NEW
+    }
+}
+
 impl Tables {
     /// What the kernel knows of a file; of one that it knew nothing of, this version.
-    fn known(&mut self, ino: InodeId, version: Version) -> &mut Known {
-        self.known.entry(ino).or_insert(Known { told: version, pages: None, sent_back: false })
+    fn known(&mut self, node: Node, version: Version) -> &mut Known {
+        self.known.entry(node).or_insert(Known { told: version, pages: None, sent_back: false })
+    }
+
+    /// The node under which the kernel is told an inode.
+    fn node(&self, ino: InodeId) -> Node {
+        self.turned.get(&ino).map_or(Node::first(ino), |turned| turned.node)
+    }
+
+    /// From now on this is another one, if it is still this.
+    fn turn(&mut self, node: Node) {
+        let ino = node.ino();
+        if self.node(ino) == node {
+            self.turned.insert(ino, Turned { node: node.next(), since: Instant::now() });
+        }
     }
 }
 
@@ -138,16 +172,51 @@ impl Handles {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A new handle. `choose` says how the kernel may do its input and output, given how others of the inode do.
-    pub fn insert_file(&self, file: File, choose: impl FnOnce(&mut IoModes) -> IoMode) -> (u64, OpenFile) {
+    /// A new handle. `choose` says how the kernel may do its input and output, given how others of the node do. If it can in no way,
+    /// the inode has another node from now on.
+    pub fn insert_file(
+        &self,
+        node: Node,
+        file: File,
+        choose: impl FnOnce(&mut IoModes) -> Option<IoMode>,
+    ) -> Option<(u64, OpenFile)> {
         let number = self.number();
         let mut tables = self.tables();
-        let first = || OpenInode { file: file.clone(), handles: 0, io: IoModes::default() };
-        let inode = tables.inodes.entry(file.ino()).or_insert_with(first);
-        inode.handles += 1;
-        let open = OpenFile { io: choose(&mut inode.io), file, writing: Arc::default() };
+        let first = || OpenNode { file: file.clone(), handles: 0, io: IoModes::default() };
+        let opened = tables.nodes.entry(node).or_insert_with(first);
+        let Some(io) = choose(&mut opened.io) else {
+            tables.turn(node);
+            return None;
+        };
+        opened.handles += 1;
+        let open = OpenFile { io, file, node, writing: Arc::default() };
         tables.files.insert(number, open.clone());
-        (number, open)
+        Some((number, open))
+    }
+
+    /// The node under which the kernel is told an inode.
+    pub fn node(&self, ino: InodeId) -> Node {
+        self.tables().node(ino)
+    }
+
+    /// One that the kernel reads from no local file.
+    pub fn node_for_io(&self, ino: InodeId) -> Node {
+        let mut tables = self.tables();
+        let node = tables.node(ino);
+        if tables.nodes.get(&node).is_some_and(|open| open.io.backing_version().is_some()) {
+            tables.turn(node);
+        }
+        tables.node(ino)
+    }
+
+    /// All that the kernel may know an inode by.
+    pub fn nodes(&self, ino: InodeId) -> impl Iterator<Item = Node> {
+        self.node(ino).and_before()
+    }
+
+    /// Whether the inode got another node a moment ago: whoever needs it is about to open it.
+    pub fn turned_lately(&self, ino: InodeId) -> bool {
+        self.tables().turned.get(&ino).is_some_and(Turned::is_new)
     }
 
     pub fn file(&self, number: u64) -> Result<OpenFile> {
@@ -156,19 +225,25 @@ impl Handles {
 
     /// An open file of the inode, if there is one.
     pub fn file_of(&self, ino: InodeId) -> Option<File> {
-        self.tables().inodes.get(&ino).map(|inode| inode.file.clone())
+        let tables = self.tables();
+        let mut nodes = tables.node(ino).and_before();
+        nodes.find_map(|node| tables.nodes.get(&node)).map(|open| open.file.clone())
+    }
+
+    /// Whether the kernel reads this version from a local file for a handle.
+    pub fn passes_through(&self, node: Node, version: Version) -> bool {
+        self.tables().nodes.get(&node).is_some_and(|open| open.io.backing_version() == Some(version))
     }
 
     /// Closes a handle.
     pub fn remove_file(&self, number: u64) -> Option<OpenFile> {
         let mut tables = self.tables();
         let closed = tables.files.remove(&number)?;
-        let ino = closed.file.ino();
-        if let Some(inode) = tables.inodes.get_mut(&ino) {
-            inode.handles -= 1;
-            inode.io.closed(&closed.io);
-            if inode.handles == 0 {
-                tables.inodes.remove(&ino);
+        if let Some(open) = tables.nodes.get_mut(&closed.node) {
+            open.handles -= 1;
+            open.io.closed(&closed.io);
+            if open.handles == 0 {
+                tables.nodes.remove(&closed.node);
             }
         }
         Some(closed)
@@ -206,44 +281,44 @@ impl Handles {
     }
 
     /// The kernel is told these attributes; of a file it keeps in mind which version they are of.
-    pub fn tell(&self, attr: &Attr) {
+    pub fn tell(&self, node: Node, attr: &Attr) {
         if attr.kind == FileKind::File {
-            self.tables().known(attr.ino, attr.version).told = attr.version;
+            self.tables().known(node, attr.version).told = attr.version;
         }
     }
 
     /// A read ended at the end of the version that is open: if it went through the page cache, the kernel takes that for the size of the file,
     /// whatever it was told.
     pub fn ended(&self, open: &OpenFile) {
-        let Attr { ino, version, .. } = open.file.attr();
         if matches!(open.io, IoMode::Cached)
-            && let Some(known) = self.tables().known.get_mut(&ino)
+            && let Some(known) = self.tables().known.get_mut(&open.node)
         {
-            known.told = version;
+            known.told = open.file.attr().version;
         }
     }
 
     /// Whether an open must be sent back, because the kernel has attributes of another version. Not twice in a row: the
     /// kernel tries again only once.
-    pub fn send_back(&self, ino: InodeId, version: Version) -> bool {
+    pub fn send_back(&self, node: Node, version: Version) -> bool {
         let mut tables = self.tables();
-        let Some(known) = tables.known.get_mut(&ino) else { return false };
+        let Some(known) = tables.known.get_mut(&node) else { return false };
         known.sent_back = known.told != version && !known.sent_back;
         known.sent_back
     }
 
     /// The kernel is about to fill pages with this version; whether those it may have are of the same one.
-    pub fn pages_still_good(&self, ino: InodeId, version: Version) -> bool {
-        self.tables().known(ino, version).pages.replace(version) == Some(version)
+    pub fn pages_still_good(&self, node: Node, version: Version) -> bool {
+        self.tables().known(node, version).pages.replace(version) == Some(version)
     }
 
     /// This mount itself committed `version`: what the kernel knows already shows it, unless another client came between.
     pub fn committed(&self, ino: InodeId, version: Version) {
         let mut tables = self.tables();
-        if let Some(inode) = tables.inodes.get_mut(&ino) {
-            inode.io.committed(version);
-        }
-        if let Some(known) = tables.known.get_mut(&ino) {
+        for node in tables.node(ino).and_before() {
+            if let Some(open) = tables.nodes.get_mut(&node) {
+                open.io.committed(version);
+            }
+            let Some(known) = tables.known.get_mut(&node) else { continue };
             let follows = |known: Version| known.0 + 1 == version.0;
             if follows(known.told) {
                 known.told = version;
@@ -254,8 +329,13 @@ impl Handles {
         }
     }
 
-    /// The kernel forgot the inode and its pages.
-    pub fn forget(&self, ino: InodeId) {
-        self.tables().known.remove(&ino);
+    /// The kernel forgot a node and its pages, or one of the times that it was told it: also one that it was just told
+    /// in place of another, and is about to ask for.
+    pub fn forget(&self, node: Node) {
+        let mut tables = self.tables();
+        tables.known.remove(&node);
+        if tables.turned.get(&node.ino()).is_some_and(|turned| turned.node == node && !turned.is_new()) {
+            tables.turned.remove(&node.ino());
+        }
     }
 }

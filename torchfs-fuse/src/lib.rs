@@ -22,6 +22,7 @@ mod convert;
 mod errno;
 mod handles;
 mod io_mode;
+mod node;
 mod orders;
 mod reply;
 mod special;

@@ -3,13 +3,13 @@
 use crate::convert;
 use crate::errno::errno;
 use crate::io_mode::IoMode;
-use crate::volume::{Answer, Opened};
+use crate::volume::{Answer, NodeAttr, Opened};
 use fuser::{
     BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyOpen,
     ReplyXattr,
 };
 use std::time::Duration;
-use torchfs_core::meta::{Attr, FsStat, XattrName};
+use torchfs_core::meta::{FsStat, XattrName};
 use torchfs_core::{Error, Result};
 
 pub const GENERATION: Generation = Generation(0);
@@ -23,17 +23,17 @@ pub fn told(what: &'static str, error: &Error) -> Errno {
     errno
 }
 
-pub fn reply_entry(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<Attr, Errno>) + Send + 'static {
+pub fn reply_entry(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<NodeAttr, Errno>) + Send + 'static {
     move |result| match result {
-        Ok(attr) => reply.entry(&ttl, &convert::attr(&attr), GENERATION),
+        Ok(shown) => reply.entry(&ttl, &convert::attr(&shown), GENERATION),
         Err(errno) => reply.error(errno),
     }
 }
 
 pub fn reply_attr(reply: ReplyAttr, ttl: Duration) -> impl FnOnce(Result<Answer, Errno>) + Send + 'static {
     move |result| match result {
-        Ok(Answer::Fresh(attr)) => reply.attr(&ttl, &convert::attr(&attr)),
-        Ok(Answer::Known(attr)) => reply.attr(&Duration::ZERO, &convert::attr(&attr)),
+        Ok(Answer::Fresh(shown)) => reply.attr(&ttl, &convert::attr(&shown)),
+        Ok(Answer::Known(shown)) => reply.attr(&Duration::ZERO, &convert::attr(&shown)),
         Err(errno) => reply.error(errno),
     }
 }
@@ -62,7 +62,7 @@ fn open_flags(opened: &Opened) -> (FopenFlags, Option<&BackingId>) {
         IoMode::Cached if opened.keep_pages => (close | FopenFlags::FOPEN_KEEP_CACHE, None),
         IoMode::Cached => (close, None),
         IoMode::Passthrough(backing) => (close, Some(backing)),
-        IoMode::Direct(backing) => (close | FopenFlags::FOPEN_DIRECT_IO, backing.as_deref()),
+        IoMode::Direct => (close | FopenFlags::FOPEN_DIRECT_IO, None),
     }
 }
 
@@ -74,8 +74,8 @@ pub fn reply_opened(reply: ReplyOpen, opened: &Opened) {
     }
 }
 
-pub fn reply_created(reply: ReplyCreate, ttl: Duration, attr: &Attr, opened: &Opened) {
-    let (handle, attr) = (FileHandle(opened.handle), convert::attr(attr));
+pub fn reply_created(reply: ReplyCreate, ttl: Duration, shown: &NodeAttr, opened: &Opened) {
+    let (handle, attr) = (FileHandle(opened.handle), convert::attr(shown));
     match open_flags(opened) {
         (flags, Some(backing)) => reply.created_passthrough(&ttl, &attr, GENERATION, handle, flags, backing),
         (flags, None) => reply.created(&ttl, &attr, GENERATION, handle, flags),

@@ -5,14 +5,14 @@
 
 use crate::errno::errno;
 use crate::special::Special;
-use crate::volume::{Answer, Opened};
+use crate::volume::{Answer, NodeAttr, Opened};
 use bytes::{Bytes, BytesMut};
 use fuser::{Errno, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
-use torchfs_core::meta::{Attr, FsStat, Name};
+use torchfs_core::meta::{FsStat, Name};
 use torchfs_core::trace::{Encoder, Item, Record};
 use torchfs_core::{Error, InodeId, Kind, Result};
 
@@ -79,6 +79,11 @@ impl Tracer {
         Ok(handle)
     }
 
+    /// Whether operations are noted.
+    pub fn is_recording(&self) -> bool {
+        self.reader.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether this handle reads the trace.
     pub fn is_read_by(&self, handle: u64) -> bool {
         self.reader.load(Ordering::Relaxed) == handle
@@ -98,12 +103,12 @@ impl Tracer {
     pub fn stop(&self) -> bool {
         self.is_stopped.store(true, Ordering::Release);
         self.filled.notify_one();
-        self.reader.load(Ordering::Relaxed) != 0
+        self.is_recording()
     }
 
     /// An operation begins; `None` if it is not to be noted.
     pub fn asked(self: &Arc<Self>, record: Record) -> Option<Asked> {
-        if self.reader.load(Ordering::Relaxed) == 0 || Special::of(record.ino).is_some() {
+        if !self.is_recording() || Special::of(record.ino).is_some() {
             return None;
         }
         Some(Asked { tracer: self.clone(), record, since: Instant::now() })
@@ -111,7 +116,7 @@ impl Tracer {
 
     /// The kernel is told a name.
     pub fn name(&self, parent: InodeId, name: &Name, ino: InodeId) {
-        if self.reader.load(Ordering::Relaxed) != 0 {
+        if self.is_recording() {
             self.push(|_| Some(Item::Name { ino, parent, name: name.clone() }));
         }
     }
@@ -236,7 +241,7 @@ macro_rules! nothing_to_note {
     };
 }
 
-nothing_to_note!((), Answer, Attr, FsStat, Option<u64>);
+nothing_to_note!((), Answer, NodeAttr, FsStat, Option<u64>);
 
 impl From<&Bytes> for Note {
     fn from(read: &Bytes) -> Note {
@@ -268,9 +273,9 @@ impl From<&Opened> for Note {
     }
 }
 
-impl From<&(Attr, Opened)> for Note {
-    fn from((attr, opened): &(Attr, Opened)) -> Note {
-        Note { ino: Some(attr.ino), ..Note::from(opened) }
+impl From<&(NodeAttr, Opened)> for Note {
+    fn from((shown, opened): &(NodeAttr, Opened)) -> Note {
+        Note { ino: Some(shown.attr.ino), ..Note::from(opened) }
     }
 }
 

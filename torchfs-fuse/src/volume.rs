@@ -15,6 +15,7 @@ use crate::caller::Caller;
 use crate::control::Control;
 use crate::handles::{Handles, OpenFile};
 use crate::io_mode::{IoMode, Whole};
+use crate::node::Node;
 use crate::orders::Orders;
 use crate::special::Special;
 use crate::stats::MountStats;
@@ -44,15 +45,23 @@ const AT_REST: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// As metadata has them now.
-    Fresh(Attr),
+    Fresh(NodeAttr),
     /// As they were when the file was opened, with what was changed here since: its links, say, may be others by now.
-    Known(Attr),
+    Known(NodeAttr),
+}
+
+/// Attributes, and what the kernel calls whose they are.
+#[derive(Clone, Debug)]
+pub struct NodeAttr {
+    pub node: Node,
+    pub attr: Attr,
 }
 
 /// A file that is being opened.
 #[derive(Debug)]
 pub struct Opening {
     file: File,
+    node: Node,
     how: OpenHow,
     whole: Option<Whole>,
 }
@@ -156,9 +165,9 @@ impl Volume {
     }
 
     /// As [`Volume::tell`], with the name that leads there.
-    fn tell_entry(&self, parent: InodeId, name: Name, attr: Attr) -> Attr {
+    fn tell_entry(&self, parent: InodeId, name: Name, attr: Attr) -> NodeAttr {
         self.tell_name(parent, name, attr.ino);
-        self.tell(attr)
+        self.tell(self.handles.node(attr.ino), attr)
     }
 
     /// The kernel is told where a name leads.
@@ -168,10 +177,10 @@ impl Volume {
     }
 
     /// Attributes for the kernel, which is taken to know them from now on.
-    fn tell(&self, attr: Attr) -> Attr {
-        self.handles.tell(&attr);
+    fn tell(&self, node: Node, attr: Attr) -> NodeAttr {
+        self.handles.tell(node, &attr);
         self.told.inode(attr.ino);
-        self.with_writes(attr)
+        NodeAttr { node, attr: self.with_writes(attr) }
     }
 
     /// `attr` with what is written and set here and not committed yet.
@@ -182,46 +191,52 @@ impl Volume {
         }
     }
 
-    pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<Attr> {
+    pub async fn lookup(&self, parent: InodeId, name: Name) -> Result<NodeAttr> {
         if let Some(special) = Special::lookup(parent, &name) {
-            return special.map(|special| special.attr(self.began.1));
+            return special.map(|special| self.special(special));
         }
         let attr = self.client.meta().lookup(parent, name.clone()).await?;
         Ok(self.tell_entry(parent, name, attr))
     }
 
-    pub async fn attr(&self, ino: InodeId) -> Result<Attr> {
+    fn special(&self, special: Special) -> NodeAttr {
+        NodeAttr { node: Node::first(special.ino()), attr: special.attr(self.began.1) }
+    }
+
+    pub async fn attr(&self, node: Node) -> Result<NodeAttr> {
+        let ino = node.ino();
         if let Some(special) = Special::of(ino) {
-            return Ok(special.attr(self.began.1));
+            return Ok(self.special(special));
         }
         match self.client.meta().attr(ino).await {
-            Ok(attr) => Ok(self.tell(attr)),
+            Ok(attr) => Ok(self.tell(node, attr)),
             // Collected while it is still open here.
             Err(error) if error.kind() == Kind::NotFound => match self.handles.file_of(ino) {
-                Some(file) => Ok(Attr { nlink: 0, ..file.attr() }),
+                Some(file) => Ok(NodeAttr { node, attr: Attr { nlink: 0, ..file.attr() } }),
                 None => Err(error),
             },
             Err(error) => Err(error),
         }
     }
 
-    pub async fn set_attr(&self, ino: InodeId, change: Change, handle: Option<u64>) -> Result<Answer> {
+    pub async fn set_attr(&self, node: Node, change: Change, handle: Option<u64>) -> Result<Answer> {
+        let ino = node.ino();
         Special::refuse(ino)?;
         if let Some(size) = change.size {
             self.truncate(ino, size, handle).await?;
         }
         if change.rest == AttrChange::default() {
-            return self.attr(ino).await.map(Answer::Fresh);
+            return self.attr(node).await.map(Answer::Fresh);
         }
         // A file that is being written takes them along with its commit: one operation instead of two, and no question.
         if let Some(file) = self.handles.file_of(ino)
             && file.set_attr_at_commit(&change.rest)
         {
             let attr = file.attr();
-            self.handles.tell(&attr);
-            return Ok(Answer::Known(attr));
+            self.handles.tell(node, &attr);
+            return Ok(Answer::Known(NodeAttr { node, attr }));
         }
-        Ok(Answer::Fresh(self.tell(self.client.set_attr_inode(ino, change.rest).await?)))
+        Ok(Answer::Fresh(self.tell(node, self.client.set_attr_inode(ino, change.rest).await?)))
     }
 
     /// ftruncate(2) stays with the open file until it is committed; truncate(2) of a file that is not open is a change by
@@ -246,7 +261,7 @@ impl Volume {
         Ok(())
     }
 
-    pub async fn make(&self, parent: InodeId, name: Name, inode: NewInode) -> Result<Attr> {
+    pub async fn make(&self, parent: InodeId, name: Name, inode: NewInode) -> Result<NodeAttr> {
         Special::refuse_name(parent, &name)?;
         let attr = self.client.meta().create(parent, name.clone(), inode, IfExists::Fail).await?;
         Ok(self.tell_entry(parent, name, attr))
@@ -260,37 +275,41 @@ impl Volume {
         inode: NewInode,
         if_exists: IfExists,
         how: OpenHow,
-    ) -> Result<(Attr, Opened)> {
+    ) -> Result<(NodeAttr, Opened)> {
         Special::refuse_name(parent, &name)?;
         let file = self.client.create_inode(parent, name.clone(), inode, if_exists).await?;
         self.tell_name(parent, name, file.ino());
-        let opened =
-            self.opened(Opening { file: file.clone(), how, whole: None }, |_| Err(ErrorKind::Unsupported.into()));
-        Ok((file.attr(), opened.await?))
+        let node = self.handles.node_for_io(file.ino());
+        let opening = Opening { file: file.clone(), node, how, whole: None };
+        let opened = self.opened(opening, |_| Err(ErrorKind::Unsupported.into())).await?;
+        Ok((NodeAttr { node, attr: file.attr() }, opened))
     }
 
     /// open(2), first half: everything that takes time.
-    pub async fn open(&self, ino: InodeId, how: OpenHow) -> Result<Opening> {
-        let file = self.client.open_inode(ino).await?;
-        if self.handles.send_back(ino, file.attr().version) {
+    pub async fn open(&self, node: Node, how: OpenHow) -> Result<Opening> {
+        let file = self.client.open_inode(node.ino()).await?;
+        if self.handles.send_back(node, file.attr().version) {
             return Err(Error::new(Kind::Stale, "the content changed since the name was looked up"));
         }
         if how.writer.is_none() {
             file.begin_reading();
         }
-        let whole = self.whole(&file, how).await;
-        Ok(Opening { file, how, whole })
+        let whole = self.whole(node, &file, how).await;
+        Ok(Opening { file, node, how, whole })
     }
 
     /// The local file that the kernel may read instead of asking us. A file that is written to must not be read past us:
-    /// the reader would miss what the writer, on this mount, writes after it opened. So only files at rest count.
-    async fn whole(&self, file: &File, how: OpenHow) -> Option<Whole> {
+    /// the reader would miss what the writer, on this mount, writes after it opened. So only files at rest count. A recording
+    /// of the mount is to have all reads; only what others read so already goes on so.
+    async fn whole(&self, node: Node, file: &File, how: OpenHow) -> Option<Whole> {
         let attr = file.attr();
-        let at_rest = || SystemTime::from(attr.mtime).elapsed().is_ok_and(|age| age >= AT_REST);
+        let is_at_rest = || SystemTime::from(attr.mtime).elapsed().is_ok_and(|age| age >= AT_REST);
+        let begins = || is_at_rest() && !self.tracer.is_recording() && !self.handles.turned_lately(attr.ino);
+        let goes_on = || self.handles.passes_through(node, attr.version);
         if how.writer.is_some()
             || attr.size < PASSTHROUGH_BYTES_MIN
             || self.passthrough_refused.get().is_some()
-            || !at_rest()
+            || !(begins() || goes_on())
         {
             return None;
         }
@@ -304,15 +323,21 @@ impl Volume {
         opening: Opening,
         register: impl FnOnce(&std::fs::File) -> std::io::Result<BackingId>,
     ) -> Result<Opened> {
-        let Opening { file, how, whole } = opening;
+        let Opening { file, node, how, whole } = opening;
         let attr = file.attr();
-        let (ino, version) = (attr.ino, attr.version);
+        let version = attr.version;
         let mut refused = None;
-        let (handle, open) = self.handles.insert_file(file, |modes| {
-            let (mode, reason) = modes.choose(version, whole, register);
+        let inserted = self.handles.insert_file(node, file, |modes| {
+            let (mode, reason) = modes.choose(version, whole, register)?;
             refused = reason;
-            mode
+            Some(mode)
         });
+        let Some((handle, open)) = inserted else {
+            return Err(Error::new(
+                Kind::Stale,
+                "the kernel reads a local file of it for others: this needs another node",
+            ));
+        };
         if let Some(reason) = refused
             && self.passthrough_refused.set(reason.to_string()).is_ok()
         {
@@ -331,7 +356,7 @@ impl Volume {
             self.handles.remove_file(handle);
             return Err(error);
         }
-        let keep_pages = matches!(open.io, IoMode::Cached) && self.handles.pages_still_good(ino, version);
+        let keep_pages = matches!(open.io, IoMode::Cached) && self.handles.pages_still_good(node, version);
         let bytes = if how.truncate { 0 } else { attr.size };
         let may_change = how.writer.is_some() || how.truncate;
         Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change })
@@ -463,7 +488,7 @@ impl Volume {
         Ok(())
     }
 
-    pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<Attr> {
+    pub async fn link(&self, ino: InodeId, parent: InodeId, name: Name) -> Result<NodeAttr> {
         Special::refuse(ino)?;
         Special::refuse_name(parent, &name)?;
         let attr = self.client.meta().link(ino, parent, name.clone()).await?;

@@ -24,7 +24,7 @@ const WAITING_MAX: usize = 64;
 /// Watches until it is dropped.
 pub async fn run(volume: Arc<Volume>, notifier: Notifier) {
     let (to_tell, told) = mpsc::channel(WAITING_MAX);
-    tokio::join!(watch(&volume, to_tell), tell(told, notifier));
+    tokio::join!(watch(&volume, to_tell), tell(&volume, told, notifier));
 }
 
 async fn watch(volume: &Volume, to_tell: mpsc::Sender<Vec<Change>>) {
@@ -54,11 +54,12 @@ fn to_forget(volume: &Volume, changes: Changes) -> Vec<Change> {
     others.flat_map(|changed| changed.what).filter(|change| volume.told.take(change)).collect()
 }
 
-async fn tell(mut told: mpsc::Receiver<Vec<Change>>, notifier: Notifier) {
+async fn tell(volume: &Arc<Volume>, mut told: mpsc::Receiver<Vec<Change>>, notifier: Notifier) {
     while let Some(changes) = told.recv().await {
-        let notifier = notifier.clone();
+        let (volume, notifier) = (volume.clone(), notifier.clone());
         // One at a time, so that at most one thread waits inside the kernel.
-        let telling = tokio::task::spawn_blocking(move || changes.iter().for_each(|change| forget(&notifier, change)));
+        let telling =
+            tokio::task::spawn_blocking(move || changes.iter().for_each(|change| forget(&volume, &notifier, change)));
         if telling.await.is_err() {
             return;
         }
@@ -66,10 +67,13 @@ async fn tell(mut told: mpsc::Receiver<Vec<Change>>, notifier: Notifier) {
 }
 
 /// The kernel forgets an inode's attributes, or a name. Pages stay: they belong to the version that is open.
-fn forget(notifier: &Notifier, change: &Change) {
+fn forget(volume: &Volume, notifier: &Notifier, change: &Change) {
     const ATTRIBUTES_ONLY: i64 = -1;
     let result = match change {
-        Change::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), ATTRIBUTES_ONLY, 0),
+        Change::Inode(ino) => {
+            let mut nodes = volume.handles.nodes(*ino);
+            nodes.try_for_each(|node| notifier.inval_inode(node.number(), ATTRIBUTES_ONLY, 0))
+        }
         Change::Name(parent, name) => notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes())),
     };
     if let Err(error) = result {

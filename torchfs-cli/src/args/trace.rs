@@ -35,8 +35,7 @@ Examples:
 
 Each operation is recorded with its file, handle, offset, length, thread, time, duration and result, in some 20 bytes. Names are
 recorded when they are looked up, so begin before the program that reads. What the kernel answers by itself is not seen: reads of
-small files that its page cache still has, and all reads of large cached files (`torchfs mount -o nopassthrough` lets these be
-seen). Opens and closes always are. The mount does nothing for this while nobody records, and loses records rather than wait for the
+files that its page cache still has, or that were open before. Opens and closes always are. The mount does nothing for this while nobody records, and loses records rather than wait for the
 recorder; how many is in the file.")]
 pub struct TraceRecord {
     /// Where it is mounted

@@ -1,7 +1,8 @@
 //! Listing folders: readdir(3) asks for entries by their number, metadata for those after a name.
 
-use super::Volume;
+use super::{NodeAttr, Volume};
 use crate::handles::{OpenDir, Pages};
+use crate::node::Node;
 use crate::special::Special;
 use std::time::SystemTime;
 use torchfs_core::meta::{Attr, DirEntry, FileKind, Name};
@@ -27,7 +28,7 @@ enum Age {
 pub struct ListedEntry<'a> {
     /// The folder that is listed.
     pub dir: InodeId,
-    pub ino: InodeId,
+    pub node: Node,
     pub kind: FileKind,
     pub name: &'a [u8],
     /// The offset that continues after it.
@@ -55,8 +56,8 @@ impl Volume {
         }
         let parent = pages.parent.unwrap_or(dir.ino);
         for (at, (name, ino)) in [(b".".as_slice(), dir.ino), (b"..".as_slice(), parent)].into_iter().enumerate() {
-            let next = at as u64 + 1;
-            let entry = ListedEntry { dir: dir.ino, ino, kind: FileKind::Directory, name, next, attr: None };
+            let (node, next) = (Node::first(ino), at as u64 + 1);
+            let entry = ListedEntry { dir: dir.ino, node, kind: FileKind::Directory, name, next, attr: None };
             if offset <= at as u64 && take(entry) {
                 return Ok(());
             }
@@ -94,8 +95,8 @@ impl Volume {
     }
 
     fn listed<'a>(&self, dir: InodeId, entry: &'a DirEntry, attr: Attr, next: u64) -> ListedEntry<'a> {
-        let attr = self.with_writes(attr);
-        ListedEntry { dir, ino: attr.ino, kind: attr.kind, name: entry.name.as_bytes(), next, attr: Some(attr) }
+        let (node, attr) = (self.handles.node(attr.ino), self.with_writes(attr));
+        ListedEntry { dir, node, kind: attr.kind, name: entry.name.as_bytes(), next, attr: Some(attr) }
     }
 
     /// Loads the page that holds entry `number`, walking forward from the last page known; whether metadata was asked.
@@ -148,10 +149,10 @@ impl Volume {
     }
 
     /// The kernel takes an entry of a listing for the answer to a lookup.
-    pub fn tell_listed(&self, parent: InodeId, name: &[u8], attr: &Attr) {
-        self.handles.tell(attr);
+    pub fn tell_listed(&self, parent: InodeId, name: &[u8], shown: &NodeAttr) {
+        self.handles.tell(shown.node, &shown.attr);
         if let Ok(name) = Name::new(name) {
-            self.tell_name(parent, name, attr.ino);
+            self.tell_name(parent, name, shown.attr.ino);
         }
     }
 }
@@ -162,9 +163,8 @@ fn list_special(offset: u64, since: SystemTime, mut take: impl FnMut(ListedEntry
     let dots = [folder(".", Special::Folder.ino()), folder("..", InodeId::ROOT)];
     let files = Special::FILES.map(|(file, name)| (name, file.ino(), FileKind::File, Some(file.attr(since))));
     for (next, (name, ino, kind, attr)) in (1..).zip(dots.into_iter().chain(files)) {
-        if next > offset
-            && take(ListedEntry { dir: Special::Folder.ino(), ino, kind, name: name.as_bytes(), next, attr })
-        {
+        let (dir, node) = (Special::Folder.ino(), Node::first(ino));
+        if next > offset && take(ListedEntry { dir, node, kind, name: name.as_bytes(), next, attr }) {
             return;
         }
     }
