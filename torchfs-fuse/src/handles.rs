@@ -5,9 +5,9 @@ use crate::caller::{Caller, Writers};
 use crate::io_mode::{IoMode, IoModes};
 use crate::node::Node;
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use torchfs_core::meta::{Attr, DirEntry, FileKind, Name};
 use torchfs_core::{Error, File, InodeId, Kind, Result, Version};
@@ -29,6 +29,7 @@ pub struct OpenFile {
 struct Writing {
     changed: AtomicBool,
     writers: Mutex<Writers>,
+    relies_on_pages: AtomicBool,
 }
 
 impl OpenFile {
@@ -41,6 +42,17 @@ impl OpenFile {
     /// Whether something was changed through this handle since this was asked last.
     pub fn take_changed(&self) -> bool {
         self.writing.changed.swap(false, Ordering::AcqRel)
+    }
+
+    /// The kernel should have all pages of it already.
+    pub fn rely_on_pages(&self) {
+        self.writing.relies_on_pages.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it should have had them, if that was not asked yet.
+    pub fn take_reliance(&self) -> bool {
+        self.writing.relies_on_pages.load(Ordering::Relaxed)
+            && self.writing.relies_on_pages.swap(false, Ordering::Relaxed)
     }
 
     /// Somebody opened it for writing, or writes.
@@ -105,6 +117,8 @@ struct Tables {
     known: HashMap<Node, Known>,
     /// The nodes of inodes that have another one than their first.
     turned: HashMap<InodeId, Turned>,
+    /// Those whose pages the kernel is being given.
+    giving: HashSet<Node>,
 }
 
 /// The node that an inode has had for a while.
@@ -156,6 +170,7 @@ impl Tables {
 pub struct Handles {
     next: AtomicU64,
     tables: Mutex<Tables>,
+    given: Condvar,
 }
 
 fn bad_handle(number: u64) -> Error {
@@ -181,7 +196,8 @@ impl Handles {
         choose: impl FnOnce(&mut IoModes) -> Option<IoMode>,
     ) -> Option<(u64, OpenFile)> {
         let number = self.number();
-        let mut tables = self.tables();
+        let is_giving = |tables: &mut Tables| tables.giving.contains(&node);
+        let mut tables = self.given.wait_while(self.tables(), is_giving).unwrap_or_else(PoisonError::into_inner);
         let first = || OpenNode { file: file.clone(), handles: 0, io: IoModes::default() };
         let opened = tables.nodes.entry(node).or_insert_with(first);
         let Some(io) = choose(&mut opened.io) else {
@@ -309,6 +325,25 @@ impl Handles {
     /// The kernel is about to fill pages with this version; whether those it may have are of the same one.
     pub fn pages_still_good(&self, node: Node, version: Version) -> bool {
         self.tables().known(node, version).pages.replace(version) == Some(version)
+    }
+
+    /// Gives the kernel the pages of a version, if its handle is the only one of the node, of which the kernel does not know yet: so
+    /// nobody waits for us to fill pages, which are locked meanwhile. Whether it has them now.
+    pub fn give_pages(&self, node: Node, version: Version, give: impl FnOnce() -> std::io::Result<()>) -> bool {
+        {
+            let mut tables = self.tables();
+            let is_alone = tables.nodes.get(&node).is_some_and(|open| open.handles == 1);
+            if !is_alone || !tables.giving.insert(node) {
+                return false;
+            }
+        }
+        let is_given = give().is_ok();
+        let mut tables = self.tables();
+        tables.giving.remove(&node);
+        tables.known(node, version).pages = is_given.then_some(version);
+        drop(tables);
+        self.given.notify_all();
+        is_given
     }
 
     /// This mount itself committed `version`: what the kernel knows already shows it, unless another client came between.

@@ -24,6 +24,7 @@ mod handles;
 mod io_mode;
 mod node;
 mod orders;
+mod pages;
 mod reply;
 mod special;
 mod stats;
@@ -123,7 +124,9 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
     let mut session = ManuallyDrop::new(session.spawn().io(|| name.clone())?);
     // Dropping what fuser calls the mount would unmount whatever is at the path by then, also when this mount is gone and
     // another has taken its place. So it is never dropped; the connection to the kernel, which is gone too, stays with it.
-    let watcher = watcher::run(volume.clone(), session.notifier());
+    let notifier = session.notifier();
+    let _ = volume.pages.notifier.set(notifier.clone());
+    let watcher = watcher::run(volume.clone(), notifier);
     let serving = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
     // The thread ends when the kernel says that the file system is unmounted; `Mounted` sees to it that this happens.
     std::thread::Builder::new()

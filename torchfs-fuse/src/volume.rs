@@ -17,17 +17,21 @@ use crate::handles::{Handles, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::node::Node;
 use crate::orders::Orders;
+use crate::pages::Pages;
 use crate::special::Special;
 use crate::stats::MountStats;
 use crate::told::Told;
 use crate::tracer::Tracer;
 use crate::written::Room;
 use fuser::BackingId;
+use std::future::Future;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
     Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime,
@@ -85,6 +89,7 @@ pub struct Volume {
     client: Client,
     pub handles: Handles,
     pub told: Told,
+    pub pages: Pages,
     pub tracer: Arc<Tracer>,
     orders: Orders,
     pub control: Control,
@@ -107,6 +112,7 @@ impl Volume {
             client,
             handles: Handles::default(),
             told: Told::new(options.kernel_ttl),
+            pages: Pages::default(),
             tracer: Arc::default(),
             orders: Orders::new(mountpoint.to_owned(), room.clone()),
             control: Control::new(mountpoint.to_owned(), room),
@@ -356,10 +362,32 @@ impl Volume {
             self.handles.remove_file(handle);
             return Err(error);
         }
-        let keep_pages = matches!(open.io, IoMode::Cached) && self.handles.pages_still_good(node, version);
+        let keep_pages = match open.io {
+            IoMode::Cached if how.writer.is_none() => self.has_pages(node, &open, &attr),
+            IoMode::Cached => self.handles.pages_still_good(node, version),
+            _ => false,
+        };
         let bytes = if how.truncate { 0 } else { attr.size };
         let may_change = how.writer.is_some() || how.truncate;
         Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change })
+    }
+
+    /// Whether the kernel has pages of this version, which are given to it if it will want them and they are at hand.
+    fn has_pages(&self, node: Node, open: &OpenFile, attr: &Attr) -> bool {
+        let are_known = self.handles.pages_still_good(node, attr.version);
+        let is_small = (1..PASSTHROUGH_BYTES_MIN).contains(&attr.size);
+        if !is_small || self.tracer.is_recording() || !open.file.is_announced() {
+            return are_known;
+        }
+        if are_known && !self.pages.may_be_gone() {
+            open.rely_on_pages();
+            return true;
+        }
+        let read = pin!(open.file.read_at(0, attr.size as usize));
+        let Poll::Ready(Ok(bytes)) = read.poll(&mut Context::from_waker(Waker::noop())) else { return are_known };
+        let Some(notifier) = self.pages.notifier.get() else { return are_known };
+        let give = || notifier.store(node.number(), 0, &bytes);
+        bytes.len() as u64 == attr.size && self.handles.give_pages(node, attr.version, give) || are_known
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {
@@ -374,6 +402,9 @@ impl Volume {
             return Ok(text.slice(start..text.len().min(start.saturating_add(len))));
         }
         let open = self.handles.file(handle)?;
+        if open.take_reliance() {
+            self.pages.found(true);
+        }
         let data = open.file.read_at(offset, len).await?;
         if data.len() < len {
             self.handles.ended(&open);
@@ -436,10 +467,11 @@ impl Volume {
         if is_text || self.orders.close(&self.client, handle) {
             return Ok(());
         }
-        match self.handles.remove_file(handle) {
-            Some(open) if open.take_changed() => self.commit(&open.file).await,
-            _ => Ok(()),
+        let Some(open) = self.handles.remove_file(handle) else { return Ok(()) };
+        if open.take_reliance() {
+            self.pages.found(false);
         }
+        if open.take_changed() { self.commit(&open.file).await } else { Ok(()) }
     }
 
     /// fallocate(2). Space in the cluster cannot be set aside: what is left of asking for it is the size.

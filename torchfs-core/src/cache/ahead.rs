@@ -204,20 +204,20 @@ impl Cache {
     pub fn opened(&self, file: DataFile) -> Option<Pinned> {
         let found = self.shared.index().found(file.key);
         let pinned = self.pin(file.key, file.bytes)?;
-        let (changed, may_be_due) = {
+        let (changed, may_be_due, is_announced) = {
             let mut index = self.shared.index();
             index.pace.opened_bytes += file.bytes;
             let file = index.planner.timeline().as_announced(file.key).unwrap_or(file);
             let epoch = index.planner.timeline().epoch_of(file.key).filter(|&epoch| epoch < PREDICTED_EPOCHS);
             index.epochs.opened(epoch, found);
-            (index.planner.opened(file), index.may_be_due())
+            (index.planner.opened(file), index.may_be_due(), epoch.is_some())
         };
         self.shared.plan(changed);
         // Most opens call for nothing, and waking whoever asks takes longer than they do.
         if may_be_due {
             self.shared.wanted.notify_one();
         }
-        Some(pinned)
+        Some(pinned.with_announced(is_announced))
     }
 
     /// How far each announced epoch is read, by number.

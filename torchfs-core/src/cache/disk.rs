@@ -18,9 +18,9 @@ use crate::ids::ClusterId;
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, openat2, renameat_with};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -109,14 +109,15 @@ impl Disk {
     /// Opens a file that has something of its content.
     ///
     /// # Errors
-    /// `Corrupt` if it has another length, `NotFound` if somebody removed it, or what else the operating system reports.
+    /// `Corrupt` if it has another length or other names, `NotFound` if somebody removed it, or what else the operating system reports.
     pub fn open_file(&self, name: u64, len: u64) -> Result<File> {
         let path = self.path(name);
         let file = File::options().read(true).write(true).open(&path);
         let file = file.io(|| format!("open {}", path.display()))?;
-        let found = file.metadata().io(|| format!("look at {}", path.display()))?.len();
-        if found != len {
-            let message = format!("{} has {found} bytes instead of {len}", path.display());
+        let found = file.metadata().io(|| format!("look at {}", path.display()))?;
+        if !is_own(&found, len) {
+            let (bytes, names) = (found.len(), found.nlink());
+            let message = format!("{} has {bytes} bytes and {names} names instead of {len} and one", path.display());
             return Err(Error::new(Kind::Corrupt, message));
         }
         Ok(file)
@@ -126,8 +127,7 @@ impl Disk {
     pub fn open_now(&self, name: u64, len: u64) -> Option<File> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let file = File::from(openat2(CWD, self.path(name), flags, Mode::empty(), ResolveFlags::CACHED).ok()?);
-        let found = file.metadata().ok()?.len();
-        (found == len).then_some(file)
+        is_own(&file.metadata().ok()?, len).then_some(file)
     }
 
     /// Opens a file that has nothing of its content, making it with its full length if it is not there. What a new one has in it is of
@@ -140,9 +140,20 @@ impl Disk {
         if takes_spare(len) {
             self.take_spare(&path);
         }
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.io(|| format!("open {}", path.display()))?;
-        if file.metadata().io(|| format!("look at {}", path.display()))?.len() != len {
+        let open = || {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+            file.io(|| format!("open {}", path.display()))
+        };
+        let look = |file: &File| file.metadata().io(|| format!("look at {}", path.display()));
+        let mut file = open()?;
+        let mut found = look(&file)?;
+        if found.nlink() > 1 {
+            // Whoever linked it is not to see what comes.
+            self.remove(name);
+            file = open()?;
+            found = look(&file)?;
+        }
+        if found.len() != len {
             file.set_len(len).io(|| format!("set the length of {}", path.display()))?;
         }
         Ok(file)
@@ -214,6 +225,11 @@ impl Disk {
         self.index.append(record)?;
         self.index.rewrite_when_due(is_cached)
     }
+}
+
+/// Whether it is a file of this length that nothing else has a name for: what is written to it would be there, too.
+fn is_own(found: &Metadata, len: u64) -> bool {
+    found.len() == len && found.nlink() == 1
 }
 
 /// Whether a file takes the place of one that left the cache.
@@ -315,7 +331,7 @@ fn keep_whole(files: &Path, records: Vec<Record>) -> Result<Vec<Record>> {
     }
     let is_whole = |record: &Record| {
         let whole = record.checksums.len() as u64 == record.len.div_ceil(super::CHUNK_BYTES);
-        whole && std::fs::metadata(file_path(files, record.name)).is_ok_and(|found| found.len() == record.len)
+        whole && std::fs::metadata(file_path(files, record.name)).is_ok_and(|found| is_own(&found, record.len))
     };
     let kept: Vec<Record> = (records.into_iter().enumerate())
         .filter(|(number, record)| newest.get(&record.key()) == Some(number) && is_whole(record))
@@ -344,7 +360,6 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::super::index_file::record;
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn a_folder_of_something_else_is_refused_and_left_alone() {
@@ -389,6 +404,30 @@ mod tests {
         drop((large, disk));
         let (_, records) = Disk::open(dir.path(), ClusterId(5)).expect("opened again");
         assert!(records.is_empty(), "1 is not there any more: {records:?}");
+    }
+
+    #[test]
+    fn a_file_that_has_another_name_is_given_up_and_not_written() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (disk, _) = Disk::open(dir.path(), ClusterId(5)).expect("opened");
+        let link = dir.path().join("files/00/link");
+        let files: Vec<File> = (0..3).map(|name| disk.make_file(name, 100).expect("made")).collect();
+        write_at(&files[0], &[1; 100], 0).expect("written");
+        std::fs::hard_link(disk.path(0), &link).expect("linked");
+        assert_eq!(disk.open_file(0, 100).expect_err("is linked").kind(), Kind::Corrupt);
+        assert!(disk.open_now(0, 100).is_none() && disk.open_now(1, 100).is_some());
+        // In place, and as the one that comes.
+        write_at(&disk.make_file(0, 100).expect("made anew"), &[2; 100], 0).expect("written");
+        std::fs::hard_link(disk.path(1), dir.path().join("files/00/other")).expect("linked");
+        disk.spare(1, 100, 1000);
+        write_at(&disk.make_file(7, 100).expect("made anew"), &[3; 100], 0).expect("written");
+        assert!(std::fs::read(&link).expect("reads") == [1; 100]);
+        assert!(std::fs::read(dir.path().join("files/00/other")).expect("reads") == [0; 100]);
+        disk.complete(&record(2, 100), |_| true).expect("noted");
+        std::fs::hard_link(disk.path(2), dir.path().join("files/01/third")).expect("linked");
+        drop(disk);
+        let (_, records) = Disk::open(dir.path(), ClusterId(5)).expect("opened again");
+        assert!(records.is_empty(), "{records:?}");
     }
 
     #[test]

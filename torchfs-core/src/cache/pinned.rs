@@ -23,6 +23,7 @@ pub struct Pinned {
     pattern: Mutex<Pattern>,
     /// What was fetched last and is not on the disk: a reader goes on from here, while it is written or as it cannot be kept.
     unkept: Mutex<Option<Run>>,
+    is_announced: bool,
 }
 
 /// How one reader reads.
@@ -52,7 +53,18 @@ enum Step {
 
 impl Pinned {
     pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>) -> Self {
-        Pinned { pin: Pin::new(shared, entry), pattern: Mutex::default(), unkept: Mutex::default() }
+        let pin = Pin::new(shared, entry);
+        Pinned { pin, pattern: Mutex::default(), unkept: Mutex::default(), is_announced: false }
+    }
+
+    pub(super) fn with_announced(self, is_announced: bool) -> Self {
+        Pinned { is_announced, ..self }
+    }
+
+    /// Whether an announced order named the file when it was [opened](super::Cache::opened).
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        self.is_announced
     }
 
     /// Reads a range that lies within the file: what is there from the disk, the rest from `source`.

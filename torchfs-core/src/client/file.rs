@@ -167,6 +167,13 @@ impl File {
         self.pinned(&base)?.complete_file().await
     }
 
+    /// Whether an announced order named it when [its reading began](File::begin_reading).
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        let base = self.view.base(&self.open.state());
+        self.pinned(&base).is_some_and(|place| place.is_announced())
+    }
+
     /// Whether there is anything to commit.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
