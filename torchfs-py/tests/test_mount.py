@@ -118,6 +118,17 @@ def test_an_epoch_is_announced_and_read(mount, workers):
     assert sorted(read) == sorted(random.Random(name).randbytes(3000) for name in NAMES)
 
 
+def test_a_file_added_after_the_listing_puts_nothing_off(mount):
+    own = Path(mount.point, "own")
+    own.mkdir()
+    (own / "b").write_text("ten bytes.")
+    data = torchfs.file_dataset(own)
+    (own / "a").write_text("three")
+    list(ScheduledSampler(RandomSampler(data), data))
+    assert told(mount, 0)["bytes"] == 10
+    shutil.rmtree(own)
+
+
 def test_the_next_epoch_is_known_before_this_one_ends(mount):
     data = torchfs.file_dataset(os.path.join(mount.point, "train"))
     sampler = ScheduledSampler(DistributedSampler(data, num_replicas=1, rank=0), data)

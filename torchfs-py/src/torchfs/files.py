@@ -2,8 +2,7 @@
 
 import json
 import os
-from array import array
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from torchfs.mount import Mount, PathLike
 
@@ -13,7 +12,7 @@ Transform = Callable[[bytes, str], Any]
 def listing(root: PathLike) -> List[str]:
     """The regular files below `root`, relative to it, in the order of the bytes of their paths.
 
-    Symbolic links are neither listed nor followed. A mount numbers the files of a folder in this order.
+    Symbolic links are neither listed nor followed. A mount that is told indices counts the files of a folder in this order.
     """
     top = os.fsencode(root)
     found: List[bytes] = []
@@ -38,13 +37,7 @@ class FileDataset:
         self.root = os.path.abspath(root)
         self.transform = transform
         wanted = tuple(suffixes) if suffixes is not None else ("",)
-        # Where each file stands in the listing of the whole folder, which is how a mount knows it.
-        self.positions = array("q")
-        self.paths: List[str] = []
-        for position, path in enumerate(listing(self.root)):
-            if path.endswith(wanted):
-                self.positions.append(position)
-                self.paths.append(os.path.join(self.root, path))
+        self.paths = [os.path.join(self.root, path) for path in listing(self.root) if path.endswith(wanted)]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -66,39 +59,13 @@ def file_dataset(
     return FileDataset(path, transform, suffixes)
 
 
-class Named:
-    """How the samples of a dataset are named to a mount: `lines[index]`, None for what is elsewhere.
+def name_files(dataset: Any, mount: Mount) -> List[Optional[str]]:
+    """The line of an order that names each sample to `mount`, None for what is elsewhere. See `paths_of` for what a dataset
+    may be.
 
-    With `folder`, the lines are positions in the sorted listing of that folder, else paths; both relative to the mount.
+    By path, not by index: the mount would count in its own listing, in which a file may have been added since.
     """
-
-    def __init__(self, lines: Sequence[Union[int, str, None]], folder: Optional[str] = None) -> None:
-        self.lines = lines
-        self.folder = folder
-
-    def header(self) -> Dict[str, Any]:
-        return {} if self.folder is None else {"folder": self.folder}
-
-    def text(self, indices: Iterable[int]) -> Iterator[str]:
-        lines = map(self.lines.__getitem__, indices)
-        return map(str, lines) if self.folder is not None else (str(line) for line in lines if line is not None)
-
-    def __bool__(self) -> bool:
-        return any(line is not None for line in self.lines)
-
-
-def name_files(dataset: Any, mount: Mount) -> Named:
-    """How the files of `dataset` are named to `mount`. See `paths_of` for what a dataset may be."""
-    if isinstance(dataset, FileDataset):
-        folder = _below(os.path.realpath(dataset.root), mount.point)
-        if folder is None:
-            return Named([None] * len(dataset))
-        if _is_utf8(folder):
-            return Named(dataset.positions, folder)
-    elif _is_subset(dataset):
-        whole = name_files(dataset.dataset, mount)
-        return Named([whole.lines[index] for index in dataset.indices], whole.folder)
-    return Named(list(_relative(paths_of(dataset), mount.point)))
+    return list(_relative(paths_of(dataset), mount.point))
 
 
 def first_path(dataset: Any) -> Optional[str]:
@@ -111,10 +78,14 @@ def first_path(dataset: Any) -> Optional[str]:
 
 
 def paths_of(dataset: Any) -> Iterable[str]:
-    """The path of each sample: a list of paths, or a dataset with `paths`, or with `samples` or `imgs` as torchvision's.
+    """The path of each sample: of a list of paths, of a dataset with `paths`, or with `samples` or `imgs` as torchvision's, or
+    of a Subset of one.
 
     Raises TypeError for other datasets.
     """
+    if _is_subset(dataset):
+        whole = list(paths_of(dataset.dataset))
+        return (whole[index] for index in dataset.indices)
     if isinstance(dataset, (list, tuple)):
         found: Any = dataset
     else:
@@ -122,7 +93,7 @@ def paths_of(dataset: Any) -> Iterable[str]:
         found = next((each for each in attributes if isinstance(each, (list, tuple))), None)
     if found is None:
         raise TypeError(f"{type(dataset).__name__} does not tell the paths of its samples: give them as paths=")
-    return (_path(sample) for sample in found)
+    return map(_path, found)
 
 
 def _path(sample: Any) -> str:

@@ -7,10 +7,9 @@ and what is expected follows in the order in which it was last seen. In steady a
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 from weakref import ReferenceType, ref
 
-from torchfs.files import Named
 from torchfs.mount import Mount
 
 # An expected order that others went before so often is not waited for any more.
@@ -19,11 +18,14 @@ _DISPLACED_MAX = 2
 
 @dataclass(frozen=True)
 class Order:
-    """What one sampler will read, as indices of its dataset, and what to tell the mount with it."""
+    """What one sampler will read, as indices of `files`, its dataset's lines, and what to tell the mount with it."""
 
-    files: Named = field(repr=False)
+    files: List[Optional[str]] = field(repr=False)
     indices: array = field(repr=False)
     hints: Dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        return (line for line in map(self.files.__getitem__, self.indices) if line is not None)
 
     def same_as(self, other: "Order") -> bool:
         # Identity first: arrays compare element by element even with themselves.
@@ -98,8 +100,7 @@ class Plan:
             told = self._told.get(number)
             if told is None or not told.same_as(order):
                 self._told.pop(number, None)
-                header = {"epoch": number, **order.files.header(), **order.hints}
-                self.mount.announce(header, order.files.text(order.indices))
+                self.mount.announce({"epoch": number, **order.hints}, order.lines())
                 self._told[number] = order
 
 

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from torch.utils.data import Sampler
 
-from torchfs.files import Named, first_path, name_files
+from torchfs.files import first_path, name_files
 from torchfs.future import epoch_of, next_time, of_ranks_after
 from torchfs.mount import Mount, PathLike, find_mount
 from torchfs.plan import Order, plan_of
@@ -126,7 +126,7 @@ class ScheduledSampler(Sampler):
             hints["batch_size"] = self._batch_size
         return Order(self._files, indices, hints)
 
-    def _name_files(self, dataset: Any) -> Optional[Named]:
+    def _name_files(self, dataset: Any) -> Optional[List[Optional[str]]]:
         """How the mount knows the samples. None if it does not, or if the order has no end."""
         if self.mount is None:
             return None
@@ -134,7 +134,7 @@ class ScheduledSampler(Sampler):
             _warn(f"{type(self.sampler).__name__} has no length, so its order is not announced")
             return None
         named = name_files(dataset, self.mount)
-        if not named:
+        if not any(line is not None for line in named):
             _warn(f"no sample is below {self.mount.point}, so no order is announced")
             return None
         return named
