@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch.utils.data
 import torchfs
-from torchfs.files import name_files
+from conftest import make_files
+from torchfs.files import first_path, name_files
 
 
 def write(root, *names):
@@ -53,6 +54,8 @@ def test_with_suffixes_others_are_left_out(mount):
     dataset = torchfs.file_dataset(root, suffixes=[".png", ".jpg"])
     assert [os.path.basename(path) for path in dataset.paths] == ["b.png", "d.jpg"]
     assert name_files(dataset, mount) == ["set/b.png", "set/d.jpg"]
+    one, none = torchfs.file_dataset(root, suffixes=".png"), torchfs.file_dataset(root, suffixes=[])
+    assert (name_files(one, mount), name_files(none, mount)) == (["set/b.png"], [])
 
 
 def test_a_dataset_goes_to_other_processes(tmp_path):
@@ -70,6 +73,15 @@ def test_subsets_name_their_own_files(mount, train):
     subset = torch.utils.data.Subset(torch.utils.data.Subset(whole, range(10, 30)), [5, 0, 19])
     named = name_files(whole, mount)
     assert name_files(subset, mount) == [named[15], named[10], named[29]]
+
+
+def test_datasets_one_after_the_other_name_the_files_of_all(mount, train):
+    whole = torchfs.file_dataset(train)
+    parts = [torch.utils.data.Subset(whole, [7, 3]), torchfs.file_dataset(make_files(Path(mount.point, "more"), 2))]
+    both = torch.utils.data.ConcatDataset(parts)
+    named = name_files(whole, mount)
+    assert name_files(both, mount) == [named[7], named[3], "more/class-0/0000.bin", "more/class-1/0001.bin"]
+    assert first_path(both) == whole.paths[7]
 
 
 @pytest.mark.parametrize("attribute", ["samples", "imgs"])

@@ -2,11 +2,13 @@
 
 import json
 import os
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from itertools import chain
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
 from torchfs.mount import Mount, PathLike
 
 Transform = Callable[[bytes, str], Any]
+Suffixes = Union[str, Iterable[str]]
 
 
 def listing(root: PathLike) -> List[str]:
@@ -33,10 +35,10 @@ def listing(root: PathLike) -> List[str]:
 class FileDataset:
     """A map-style dataset whose samples are whole files. Made by `file_dataset`."""
 
-    def __init__(self, root: PathLike, transform: Optional[Transform], suffixes: Optional[Sequence[str]]) -> None:
+    def __init__(self, root: PathLike, transform: Optional[Transform], suffixes: Suffixes) -> None:
         self.root = os.path.abspath(root)
         self.transform = transform
-        wanted = tuple(suffixes) if suffixes is not None else ("",)
+        wanted = suffixes if isinstance(suffixes, str) else tuple(suffixes)
         self.paths = [os.path.join(self.root, path) for path in listing(self.root) if path.endswith(wanted)]
 
     def __len__(self) -> int:
@@ -49,14 +51,13 @@ class FileDataset:
         return content if self.transform is None else self.transform(content, path)
 
 
-def file_dataset(
-    path: PathLike, transform: Optional[Transform] = None, *, suffixes: Optional[Sequence[str]] = None
-) -> FileDataset:
+def file_dataset(path: PathLike, transform: Optional[Transform] = None, *, suffixes: Optional[Suffixes] = None) -> FileDataset:
     """The regular files below `path` as a map-style dataset, in the order of the bytes of their paths.
 
-    A sample is the file's content, or `transform(content, path)`. With `suffixes`, only files whose names end so.
+    A sample is the file's content, or `transform(content, path)`. With `suffixes`, one or several, only files whose names end
+    so.
     """
-    return FileDataset(path, transform, suffixes)
+    return FileDataset(path, transform, "" if suffixes is None else suffixes)
 
 
 def name_files(dataset: Any, mount: Mount) -> List[Optional[str]]:
@@ -72,20 +73,22 @@ def first_path(dataset: Any) -> Optional[str]:
     """A path that tells which mount a dataset is on; None if it has no sample."""
     if isinstance(dataset, FileDataset):
         return dataset.root
-    while _is_subset(dataset):
-        dataset = dataset.dataset
+    if _is_subset(dataset):
+        return first_path(dataset.dataset)
     return next(iter(paths_of(dataset)), None)
 
 
 def paths_of(dataset: Any) -> Iterable[str]:
-    """The path of each sample: of a list of paths, of a dataset with `paths`, or with `samples` or `imgs` as torchvision's, or
-    of a Subset of one.
+    """The path of each sample: of a list of paths, of a dataset with `paths`, or with `samples` or `imgs` as torchvision's, of
+    a Subset of one, or of a ConcatDataset of several.
 
     Raises TypeError for other datasets.
     """
     if _is_subset(dataset):
         whole = list(paths_of(dataset.dataset))
         return (whole[index] for index in dataset.indices)
+    if _is_concatenated(dataset):
+        return chain.from_iterable(map(paths_of, dataset.datasets))
     if isinstance(dataset, (list, tuple)):
         found: Any = dataset
     else:
@@ -107,6 +110,11 @@ def _path(sample: Any) -> str:
 def _is_subset(dataset: Any) -> bool:
     """Whether it is a torch.utils.data.Subset, or anything that works the same way."""
     return hasattr(dataset, "dataset") and hasattr(dataset, "indices")
+
+
+def _is_concatenated(dataset: Any) -> bool:
+    """Whether it is a torch.utils.data.ConcatDataset, or anything that works the same way."""
+    return hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes")
 
 
 def _relative(paths: Iterable[str], point: str) -> Iterator[Optional[str]]:

@@ -28,7 +28,8 @@ class ScheduledSampler(Sampler):
     known without drawing it, it is announced during the epoch. Attributes of `sampler`, such as `set_epoch`, pass through.
 
     sampler: any sampler with a length, of samples or of batches of them.
-    dataset: a `file_dataset`, torchvision's ImageFolder or DatasetFolder, a Subset of one, or anything with `paths`.
+    dataset: a `file_dataset`, torchvision's ImageFolder or DatasetFolder, a Subset or ConcatDataset of these, or
+        anything with `paths`.
     paths: the path of each sample, for other datasets.
     mount: where the mount is; found by itself otherwise.
     epoch: the number of the first order, which `torchfs stats` will show; otherwise it follows what was announced before.
