@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -190,7 +192,7 @@ def test_a_sampler_that_comes_to_an_end_is_not_waited_for(mount, train):
 
 def test_numbers_go_on_where_the_mount_was(mount, train):
     data = torchfs.file_dataset(train)
-    mount.announced = lambda: {"epochs": [{"epoch": 6}, {"epoch": 7}]}
+    mount.announced = lambda: {"epochs": [{"epoch": epoch, "entries": 60, "read": 9} for epoch in (6, 7)]}
     list(ScheduledSampler(SequentialSampler(data), data, mount=mount))
     # A sampler that is gone is not expected any more; the next takes its number.
     list(ScheduledSampler(SequentialSampler(data), data, mount=mount))
@@ -309,6 +311,19 @@ def test_a_million_samples_are_announced_in_pieces(mount):
     assert sum(1 for _ in sampler) == 1_000_000
     _, *lines = mount.texts[0].splitlines()
     assert len(lines) == 1_000_000 and lines[0] == "set/0.jpg" and lines[-1] == "set/999.jpg"
+
+
+def test_a_program_ends_quietly_when_the_mount_is_gone(mount, train):
+    program = """
+import shutil, sys, torchfs
+from torch.utils.data import SequentialSampler
+data = torchfs.file_dataset(sys.argv[1])
+list(torchfs.ScheduledSampler(SequentialSampler(data), data))
+shutil.rmtree(torchfs.find_mount(data.root))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program, train], env=environment, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_no_warning_while_all_is_well(mount, train):

@@ -3,11 +3,15 @@
 A mount knows one sequence of epochs. Here it is shared by all samplers of a process, say one for training and one for
 validation, each of which knows at most its own next order. The plan puts them in line: what begins takes the next number,
 and what is expected follows in the order in which it was last seen. In steady alternation nothing is announced twice.
+What nobody reads any more when the program ends is withdrawn: it would hold the mount's cache.
 """
 
+import atexit
+import os
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 from weakref import ReferenceType, ref
 
 from torchfs.mount import Mount
@@ -49,6 +53,10 @@ class Plan:
         self.begun: Optional[int] = None
         self._expected: List[_Expected] = []
         self._told: Dict[int, Order] = {}
+        # The process that announced, the lowest number that it announced, and the mount's last epoch after that.
+        self._process: Optional[int] = None
+        self._first = 0
+        self._last: Optional[Tuple[int, int]] = None
 
     def begin(self, reader: object, order: Order, *, epoch: Optional[int] = None, at_least: int = 0) -> None:
         """`order` is read from now on, by `reader`, which is any object that lives as long as it reads.
@@ -75,12 +83,28 @@ class Plan:
         self._expected.append(_Expected(ref(reader), order))
         self._announce()
 
+    def withdraw(self) -> None:
+        """Forgets what this process announced, unless somebody else has announced something that is not read yet.
+
+        An announcement takes back those of higher numbers, so somebody else's is below this process's first number or changes
+        the last epoch. Not noticed: one that comes at the same moment, or has the last number and as many entries.
+        """
+        if self._process != os.getpid():
+            return
+        epochs = self._announced()
+        unread = (each["epoch"] for each in epochs if each["read"] < each["entries"])
+        if _last_of(epochs) == self._last and all(number >= self._first for number in unread):
+            self.mount.forget()
+
+    def _announced(self) -> List[Dict[str, Any]]:
+        """The epochs that the mount knows, by number."""
+        return self.mount.announced().get("epochs", [])
+
     def _next(self, at_least: int) -> int:
         if self.begun is not None:
             return self.begun + 1
         # Behind what an earlier program announced, and perhaps did not read to the end.
-        known = [each["epoch"] for each in self.mount.announced().get("epochs", [])]
-        return max([at_least, *(number + 1 for number in known)])
+        return max([at_least, *(each["epoch"] + 1 for each in self._announced())])
 
     def _displace(self, reader: object) -> None:
         """Whoever is gone, or did not come when it was its turn, is not waited for; nor `reader`, which is here."""
@@ -102,6 +126,18 @@ class Plan:
                 self._told.pop(number, None)
                 self.mount.announce({"epoch": number, **order.hints}, order.lines())
                 self._told[number] = order
+                self._note(number)
+
+    def _note(self, number: int) -> None:
+        """Notes for `withdraw` that this was announced."""
+        process = os.getpid()
+        # A forked process begins anew.
+        self._first = min(self._first, number) if process == self._process else number
+        self._process, self._last = process, _last_of(self._announced())
+
+
+def _last_of(epochs: List[Dict[str, Any]]) -> Optional[Tuple[int, int]]:
+    return (epochs[-1]["epoch"], epochs[-1]["entries"]) if epochs else None
 
 
 # Kept for good: who makes a new sampler for each epoch shall find what the mount was told.
@@ -111,3 +147,11 @@ _plans: Dict[str, Plan] = {}
 def plan_of(mount: Mount) -> Plan:
     """The plan that all samplers of this process share on a mount."""
     return _plans.setdefault(mount.point, Plan(mount))
+
+
+@atexit.register
+def _withdraw_all() -> None:
+    for plan in _plans.values():
+        # The mount may be gone, and a program that ends has nobody to tell.
+        with suppress(Exception):
+            plan.withdraw()
