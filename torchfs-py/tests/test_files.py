@@ -38,6 +38,11 @@ def test_a_listing_has_regular_files_only(tmp_path):
     assert torchfs.listing(tmp_path) == ["file", "folder/file"]
 
 
+def test_a_folder_that_is_missing_is_named_as_it_was_given(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f": '{tmp_path}/nowhere'$"):
+        torchfs.file_dataset(tmp_path / "nowhere")
+
+
 def test_samples_are_whole_files(tmp_path):
     write(tmp_path, "b", "a/c")
     dataset = torchfs.file_dataset(tmp_path)
@@ -129,6 +134,8 @@ def test_stats_are_those_of_the_mount(train, tmp_path):
     assert torchfs.stats(train) == {"opens": 7}
     with pytest.raises(ValueError, match="not on a TorchFS mount"):
         torchfs.stats(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No such file.*nowhere/x'"):
+        torchfs.stats(tmp_path / "nowhere/x")
 
 
 def test_pytorch_is_imported_only_when_it_is_used():

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import torchfs
@@ -66,6 +67,11 @@ def epochs_of(sampler, epochs=EPOCHS):
 
 def flat(order):
     return [each for sample in order for each in (sample if isinstance(sample, list) else [sample])]
+
+
+def text_of(mount):
+    """What was written last, by anybody."""
+    return Path(mount.point, ".torchfs/schedule").read_text().splitlines()
 
 
 def as_indices(orders):
@@ -153,8 +159,8 @@ def test_under_torchrun_the_first_rank_of_a_machine_announces_for_all(mount, tra
 
 def test_processes_without_torchrun_gather_their_orders(mount, train):
     data = torchfs.file_dataset(train)
-    other = ScheduledSampler(SequentialSampler(range(4)), data, mount=mount, gather=lambda own: None)
-    first = ScheduledSampler(SequentialSampler(range(4)), data, mount=mount, gather=lambda own: [own, own[::-1]])
+    other = ScheduledSampler([0, 1, 2, 3], data, mount=mount, gather=lambda own: None)
+    first = ScheduledSampler([0, 1, 2, 3], data, mount=mount, gather=lambda own: [own, own[::-1]])
     assert list(other) == list(first) == [0, 1, 2, 3]
     assert mount.orders == [({"epoch": 0}, [0, 3, 1, 2, 2, 1, 3, 0])]
 
@@ -255,6 +261,67 @@ def test_elsewhere_it_is_a_plain_sampler_and_says_so_once(tmp_path):
         assert epochs_of(sampler) == epochs_of(RandomSampler(data, generator=seeded()))
     assert len(told) == 1
     assert not (tmp_path / ".torchfs").exists()
+
+
+@pytest.mark.parametrize("arguments, error, says", [
+    ({"num_workers": "2"}, TypeError, "num_workers is a whole number, not '2'"),
+    ({"batch_size": 3.5}, TypeError, "batch_size is a whole number, not 3.5"),
+    ({"batch_size": 0}, ValueError, "batch_size is at least 1, not 0"),
+    ({"epoch": -1}, ValueError, "epoch is at least 0, not -1"),
+    ({"paths": "/a/file"}, TypeError, "the path of each sample, not one: '/a/file'"),
+    ({"dataset": None}, TypeError, "the dataset is missing"),
+    ({"sampler": DataLoader(range(9))}, TypeError, "a DataLoader is no sampler"),
+])
+def test_arguments_that_cannot_be_meant_are_refused(mount, train, arguments, error, says):
+    with pytest.raises(error, match=says):
+        ScheduledSampler(**{"sampler": [0], "dataset": torchfs.file_dataset(train), **arguments})
+
+
+def test_paths_may_be_any_iterable(mount, train):
+    paths = torchfs.file_dataset(train).paths
+    for each in (iter(paths), numpy.array(paths), map(Path, paths)):
+        list(ScheduledSampler([7, 3], paths=each))
+        assert text_of(mount)[1:] == ["train/class-0/0021.bin", "train/class-0/0009.bin"]
+
+
+def test_what_is_no_mount_is_told_of(mount, train, tmp_path):
+    data = torchfs.file_dataset(train)
+    for nowhere in (tmp_path / "nowhere", tmp_path, torchfs.Mount(tmp_path)):
+        with pytest.warns(RuntimeWarning, match=f"torchfs: {os.fspath(nowhere)} is no TorchFS mount") as told:
+            assert list(ScheduledSampler([1, 0], data, mount=nowhere)) == [1, 0]
+        assert [each.filename for each in told] == [__file__]
+    list(ScheduledSampler([1, 0], data, mount=train))
+    assert text_of(mount)[1:] == ["train/class-0/0003.bin", "train/class-0/0000.bin"], "any path on the mount tells which"
+
+
+def test_an_empty_dataset_is_told_of(mount, train):
+    for nothing in ({"paths": []}, {"dataset": torchfs.file_dataset(train, suffixes=".none")}):
+        with pytest.warns(RuntimeWarning, match="the dataset is empty"):
+            ScheduledSampler([], **nothing)
+
+
+def test_a_dataset_that_is_not_the_samplers_is_told_of_and_nothing_announced(mount, train):
+    whole = torchfs.file_dataset(train)
+    part = Subset(whole, range(9, 12))
+    for sampler, data, says in [
+        (RandomSampler(whole), part, "chooses among 60 samples, and the dataset has 3"),
+        (BatchSampler(SequentialSampler(part), 2, False), whole, "chooses among 3 samples, and the dataset has 60"),
+        (DistributedSampler(part, num_replicas=1, rank=0), whole, "chooses among 3 samples, and the dataset has 60"),
+        ([2, 3], part, "the sampler yields 3, and the dataset has 3 samples"),
+    ]:
+        with pytest.warns(RuntimeWarning, match=says) as told:
+            list(ScheduledSampler(sampler, data, mount=mount))
+        assert [each.filename for each in told] == [__file__]
+    assert not mount.texts
+
+
+def test_a_warning_during_an_epoch_points_at_the_loop(mount, train):
+    data = torchfs.file_dataset(train)
+    sampler = ScheduledSampler([60], data, mount=mount)
+    with pytest.warns(RuntimeWarning, match="yields 60") as told:
+        with pytest.raises(IndexError):
+            next(iter(DataLoader(data, sampler=sampler)))
+    assert [each.filename for each in told] == [__file__]
 
 
 def test_a_sampler_without_an_end_is_left_alone(mount, train):

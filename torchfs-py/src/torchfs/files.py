@@ -16,20 +16,18 @@ def listing(root: PathLike) -> List[str]:
 
     Symbolic links are neither listed nor followed. A mount that is told indices counts the files of a folder in this order.
     """
-    top = os.fsencode(root)
-    found: List[bytes] = []
-    folders = [b""]
+    found: List[str] = []
+    folders = [""]
     while folders:
         below = folders.pop()
-        with os.scandir(os.path.join(top, below)) as entries:
+        with os.scandir(os.path.join(root, below) if below else root) as entries:
             for entry in entries:
                 path = os.path.join(below, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(path)
                 elif entry.is_file(follow_symlinks=False):
                     found.append(path)
-    found.sort()
-    return [os.fsdecode(path) for path in found]
+    return sorted(found, key=os.fsencode)
 
 
 class FileDataset:
@@ -89,11 +87,8 @@ def paths_of(dataset: Any) -> Iterable[str]:
         return (whole[index] for index in dataset.indices)
     if _is_concatenated(dataset):
         return chain.from_iterable(map(paths_of, dataset.datasets))
-    if isinstance(dataset, (list, tuple)):
-        found: Any = dataset
-    else:
-        attributes = (getattr(dataset, name, None) for name in ("paths", "samples", "imgs"))
-        found = next((each for each in attributes if isinstance(each, (list, tuple))), None)
+    attributes = (getattr(dataset, name, None) for name in ("paths", "samples", "imgs"))
+    found: Any = next((each for each in (dataset, *attributes) if isinstance(each, (list, tuple))), None)
     if found is None:
         raise TypeError(f"{type(dataset).__name__} does not tell the paths of its samples: give them as paths=")
     return map(_path, found)

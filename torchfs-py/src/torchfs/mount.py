@@ -92,10 +92,11 @@ def find_mount(path: PathLike) -> Optional[Mount]:
 def stats(path: PathLike) -> Dict[str, Any]:
     """The counters of the mount that holds `path`.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is none, and FileNotFoundError if there is no such path.
     """
     mount = find_mount(path)
     if mount is None:
+        os.stat(path)
         raise ValueError(f"{os.fspath(path)} is not on a TorchFS mount")
     return mount.stats()
 
