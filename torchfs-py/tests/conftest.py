@@ -41,6 +41,12 @@ class RecordedMount(Mount):
         return {header["epoch"]: entries for header, entries in self.orders}
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """As torchrun says it where one rank is on each machine."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+
+
 @pytest.fixture
 def mount(tmp_path):
     point = tmp_path / "mount"

@@ -165,6 +165,49 @@ def test_processes_without_torchrun_gather_their_orders(mount, train):
     assert mount.orders == [({"epoch": 0}, [0, 3, 1, 2, 2, 1, 3, 0])]
 
 
+@pytest.mark.parametrize("local, sampler, warned", [
+    (None, lambda data: DistributedSampler(data, num_replicas=2, rank=0), True),
+    (None, lambda data: BatchSampler(DistributedSampler(data, num_replicas=2, rank=0), 4, False), True),
+    (None, lambda data: DistributedSampler(data, num_replicas=1, rank=0), False),
+    ("2", lambda data: RandomSampler(data), True),
+    ("1", lambda data: RandomSampler(data), False),
+    ("2", lambda data: DistributedSampler(data, num_replicas=2, rank=0), False),
+])
+def test_ranks_that_would_replace_each_others_orders_are_told_what_to_do(mount, train, monkeypatch, local, sampler, warned):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    if local:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    data = torchfs.file_dataset(train)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ScheduledSampler(sampler(data), data, mount=mount)
+        ScheduledSampler(sampler(data), data, mount=mount, gather=lambda own: [own])
+    assert [each.filename for each in told] == [__file__] * warned
+    assert not warned or "gather=" in str(told[0].message)
+
+
+def gathered_by_torch(rank, rendezvous, train):
+    """What a rank without torchrun does, as README has it."""
+    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
+
+    def gather(own):
+        orders = [None] * 2 if rank == 0 else None
+        torch.distributed.gather_object(own, orders)
+        return orders
+
+    del os.environ["LOCAL_WORLD_SIZE"]
+    data = torchfs.file_dataset(train)
+    sampler = ScheduledSampler(DistributedSampler(data, shuffle=False), data, batch_size=4, gather=gather)
+    assert len(list(sampler)) == 30
+
+
+def test_ranks_without_torchrun_gather_with_torch(mount, train, tmp_path):
+    torch.multiprocessing.spawn(gathered_by_torch, (tmp_path / "rendezvous", train), nprocs=2)
+    header, *entries = text_of(mount)
+    assert header == '{"epoch": 0, "batch_size": 4}'
+    assert entries[:8] == [f"train/class-0/{3 * index:04}.bin" for index in (0, 2, 4, 6, 1, 3, 5, 7)] and len(entries) == 60
+
+
 def test_batch_samplers_tell_their_size(mount, train):
     data = torchfs.file_dataset(train)
     sampler = ScheduledSampler(BatchSampler(SequentialSampler(data), 8, drop_last=True), data, mount=mount, num_workers=4)

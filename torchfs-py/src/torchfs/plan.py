@@ -53,7 +53,7 @@ class Plan:
         self.begun: Optional[int] = None
         self._expected: List[_Expected] = []
         self._told: Dict[int, Order] = {}
-        # The process that announced, the lowest number that it announced, and the mount's last epoch after that.
+        # The process that announced, the lowest number that it announced, and the mount's last epoch after that, if it tells.
         self._process: Optional[int] = None
         self._first = 0
         self._last: Optional[Tuple[int, int]] = None
@@ -89,7 +89,7 @@ class Plan:
         An announcement takes back those of higher numbers, so somebody else's is below this process's first number or changes
         the last epoch. Not noticed: one that comes at the same moment, or has the last number and as many entries.
         """
-        if self._process != os.getpid():
+        if self._process != os.getpid() or self._last is None:
             return
         epochs = self._announced()
         unread = (each["epoch"] for each in epochs if each["read"] < each["entries"])

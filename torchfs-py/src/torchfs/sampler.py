@@ -65,12 +65,12 @@ class ScheduledSampler(Sampler):
         self.sampler = sampler
         self._epoch = _whole("epoch", epoch, 0)
         self._num_workers = _whole("num_workers", num_workers, 0)
+        self._gather = gather
         self._batch_size = _whole("batch_size", batch_size, 1) or getattr(sampler, "batch_size", None)
         samples = _samples(dataset, paths)
         self.mount = _mount(mount, samples)
         self._files = self._name_files(samples)
         self._plan = plan_of(self.mount) if self.mount else None
-        self._gather = gather
         self._foreseen: Optional[Order] = None
         self._wrong = 0
         self._last_epoch: Optional[int] = None
@@ -156,6 +156,9 @@ class ScheduledSampler(Sampler):
         if not any(line is not None for line in named):
             _warn(f"no sample is below {self.mount.point}, so no order is announced")
             return None
+        if not self._gather and ranks_clash(self.sampler):
+            _warn("if other ranks on this machine read through the same mount, each replaces the others' orders: give gather=, which "
+                  "collects them (torch.distributed's gather_object, say), or set LOCAL_WORLD_SIZE=1 if there are none")
         return named
 
 
@@ -166,6 +169,14 @@ def read_here(sampler: Any, own: array) -> Optional[List[array]]:
     if others is None:
         return [own]
     return None if rank else [own, *(_flat(list(other)) for other in others)]
+
+
+def ranks_clash(sampler: Any) -> bool:
+    """Whether there are other ranks, and it cannot be known which of them are here or what they read."""
+    size = os.environ.get("LOCAL_WORLD_SIZE")
+    if size is None:
+        return getattr(innermost(sampler), "num_replicas", 1) > 1
+    return int(size) > 1 and of_ranks_after(sampler, 1) is None
 
 
 def side_by_side(orders: List[array], batch_size: int) -> array:
