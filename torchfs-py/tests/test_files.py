@@ -138,13 +138,28 @@ def test_stats_are_those_of_the_mount(train, tmp_path):
         torchfs.stats(tmp_path / "nowhere/x")
 
 
+def run(code):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
 def test_pytorch_is_imported_only_when_it_is_used():
-    code = """
+    run("""
 import sys, torchfs
 torchfs.find_mount("/")
+assert {"ScheduledSampler", "file_dataset", "__version__"} <= set(dir(torchfs))
 assert "torch" not in sys.modules
 torchfs.ScheduledSampler
 assert "torch" in sys.modules
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+""")
+
+
+def test_all_names_are_there_with_and_without_pytorch():
+    run("from torchfs import *; ScheduledSampler; file_dataset")
+    run("""
+import importlib.util
+find, importlib.util.find_spec = importlib.util.find_spec, lambda name: find(name) if name != "torch" else None
+from torchfs import *
+file_dataset
+assert "ScheduledSampler" not in globals()
+""")
