@@ -106,6 +106,20 @@ def test_a_mount_is_found_and_its_files_are_read(point):
     assert torchfs.stats(data.root)["opens"] >= len(NAMES)
 
 
+def keys(told):
+    parts = list(told.values()) if isinstance(told, dict) else told if isinstance(told, list) else []
+    return {*(told if isinstance(told, dict) else ()), *(key for part in parts for key in keys(part))}
+
+
+def test_all_that_a_mount_tells_is_documented(mount):
+    mount.announce({}, ["train/a.b"])
+    Path(mount.point, "train/a.b").read_bytes()
+    docs = Path(__file__).parents[2] / "docs"
+    for told, page in [(mount.stats(), "stats.md"), (mount.announced(), "schedule.md")]:
+        text = (docs / page).read_text()
+        assert {key for key in keys(told) if f"`{key}`" not in text} <= {"unknown_first", "repeated_first"}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_announced_and_read(mount, workers):
     data = torchfs.file_dataset(os.path.join(mount.point, "train"))

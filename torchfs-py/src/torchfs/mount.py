@@ -1,5 +1,5 @@
 """A mount as programs see it: the folder `.torchfs` at its root, which is in no listing. Its files are described in
-docs/schedule.md (`schedule`) and docs/semantics.md (`stats`, `version`) of the TorchFS repository."""
+docs/schedule.md (`schedule`) and docs/stats.md (`stats`, `version`) of the TorchFS repository."""
 
 import errno
 import json

@@ -44,7 +44,8 @@ class ScheduledSampler(Sampler):
         in the process that shall announce them, and None in the others, as MPI's gather does. A DistributedSampler under
         torchrun needs none: the first rank of each machine works out the orders of the others.
 
-    Raises TypeError or ValueError for arguments that cannot be meant. What cannot be announced is told by a warning, and training goes on.
+    Raises TypeError or ValueError for arguments that cannot be meant. What cannot be announced is told by a warning, and
+    training goes on.
     """
 
     def __init__(
@@ -157,8 +158,8 @@ class ScheduledSampler(Sampler):
             _warn(f"no sample is below {self.mount.point}, so no order is announced")
             return None
         if not self._gather and ranks_clash(self.sampler):
-            _warn("if other ranks on this machine read through the same mount, each replaces the others' orders: give gather=, which "
-                  "collects them (torch.distributed's gather_object, say), or set LOCAL_WORLD_SIZE=1 if there are none")
+            _warn("if other ranks on this machine read through the same mount, each replaces the others' orders: give gather=, "
+                  "which collects them (torch.distributed's gather_object, say), or set LOCAL_WORLD_SIZE=1 if there are none")
         return named
 
 
@@ -221,10 +222,12 @@ def _whole(name: str, number: Any, least: int) -> Optional[int]:
 
 def _mount(given: Optional[PathLike], samples: Any) -> Optional[Mount]:
     path = first_path(samples) if given is None else given
-    found = find_mount(path) if path is not None else None
+    if path is None:
+        _warn("the dataset is empty, so no order is announced")
+        return None
+    found = find_mount(path)
     if found is None:
-        what = "the dataset is empty" if path is None else f"{os.fspath(path)} is {'not on a' if given is None else 'no'} TorchFS mount"
-        _warn(f"{what}, so no order is announced")
+        _warn(f"{os.fspath(path)} is {'no' if given is not None else 'not on a'} TorchFS mount, so no order is announced")
     return given if found and isinstance(given, Mount) else found
 
 
