@@ -134,14 +134,14 @@ def test_an_epoch_is_announced_and_read(mount, workers):
 
 
 def test_a_file_added_after_the_listing_puts_nothing_off(mount):
-    own = Path(mount.point, "own")
-    own.mkdir()
-    (own / "b").write_text("ten bytes.")
-    data = torchfs.file_dataset(own)
-    (own / "a").write_text("three")
+    grown = Path(mount.point, "grown")
+    grown.mkdir()
+    (grown / "b").write_text("ten bytes.")
+    data = torchfs.file_dataset(grown)
+    (grown / "a").write_text("three")
     list(ScheduledSampler(RandomSampler(data), data))
     assert told(mount, 0)["bytes"] == 10
-    shutil.rmtree(own)
+    shutil.rmtree(grown)
 
 
 def test_the_next_epoch_is_known_before_this_one_ends(mount):
