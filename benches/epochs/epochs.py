@@ -123,7 +123,8 @@ def get(cluster, memory, options):
 
 def train(mounts, arrangement, options):
     """What each epoch gave: a list of what each mount's reader says."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "torchfs-py" / "src")}
+    # A machine for each rank, as a mount each.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "torchfs-py" / "src"), "LOCAL_WORLD_SIZE": "1"}
     readers = []
     for rank, mount in enumerate(mounts[:arrangement.mounts]):
         how = {**asdict(arrangement), "folder": str(mount.point / "data"), "rank": rank, "epochs": options.epochs}

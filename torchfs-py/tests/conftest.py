@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchfs import Mount
+from torchfs import Mount, listing
 
 
 class RecordedMount(Mount):
@@ -14,6 +14,7 @@ class RecordedMount(Mount):
     def __init__(self, point):
         super().__init__(point)
         self.texts = []
+        self._indices = {}
         own = Path(self.point, ".torchfs")
         own.mkdir()
         (own / "version").write_text("fake\n")
@@ -26,12 +27,24 @@ class RecordedMount(Mount):
 
     @property
     def orders(self):
-        """What was announced, one after the other: (header, entries)."""
-        return [(json.loads(text.splitlines()[0]), text.splitlines()[1:]) for text in self.texts]
+        """What was announced, one after the other: the header, and each file's index in the listing of its dataset's folder."""
+        return [(json.loads(header), [self._index(*entry.split("/", 1)) for entry in entries])
+                for header, *entries in map(str.splitlines, self.texts)]
+
+    def _index(self, folder, path):
+        if folder not in self._indices:
+            self._indices[folder] = {path: index for index, path in enumerate(listing(Path(self.point, folder)))}
+        return self._indices[folder][path]
 
     def final(self):
         """The order of each epoch that counts in the end: the last one announced for it."""
         return {header["epoch"]: entries for header, entries in self.orders}
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """As torchrun says it where one rank is on each machine."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
 
 
 @pytest.fixture

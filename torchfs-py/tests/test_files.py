@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch.utils.data
 import torchfs
-from torchfs.files import name_files
+from conftest import make_files
+from torchfs.files import first_path, name_files
 
 
 def write(root, *names):
@@ -37,6 +38,11 @@ def test_a_listing_has_regular_files_only(tmp_path):
     assert torchfs.listing(tmp_path) == ["file", "folder/file"]
 
 
+def test_a_folder_that_is_missing_is_named_as_it_was_given(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f": '{tmp_path}/nowhere'$"):
+        torchfs.file_dataset(tmp_path / "nowhere")
+
+
 def test_samples_are_whole_files(tmp_path):
     write(tmp_path, "b", "a/c")
     dataset = torchfs.file_dataset(tmp_path)
@@ -47,13 +53,14 @@ def test_samples_are_whole_files(tmp_path):
     assert transformed[1] == (7, str(tmp_path / "b"))
 
 
-def test_with_suffixes_files_keep_their_place_in_the_listing(mount):
+def test_with_suffixes_others_are_left_out(mount):
     root = Path(mount.point, "set")
     write(root, "a.txt", "b.png", "c.txt", "d.jpg")
     dataset = torchfs.file_dataset(root, suffixes=[".png", ".jpg"])
     assert [os.path.basename(path) for path in dataset.paths] == ["b.png", "d.jpg"]
-    named = name_files(dataset, mount)
-    assert named.header() == {"folder": "set"} and list(named.text([1, 0])) == ["3", "1"]
+    assert name_files(dataset, mount) == ["set/b.png", "set/d.jpg"]
+    one, none = torchfs.file_dataset(root, suffixes=".png"), torchfs.file_dataset(root, suffixes=[])
+    assert (name_files(one, mount), name_files(none, mount)) == (["set/b.png"], [])
 
 
 def test_a_dataset_goes_to_other_processes(tmp_path):
@@ -63,14 +70,23 @@ def test_a_dataset_goes_to_other_processes(tmp_path):
 
 def test_the_root_of_a_mount_is_a_folder_too(mount):
     write(mount.point, "a")
-    assert name_files(torchfs.file_dataset(mount.point), mount).header() == {"folder": ""}
+    assert name_files(torchfs.file_dataset(mount.point), mount)[-1] == "a"
 
 
 def test_subsets_name_their_own_files(mount, train):
     whole = torchfs.file_dataset(train)
     subset = torch.utils.data.Subset(torch.utils.data.Subset(whole, range(10, 30)), [5, 0, 19])
-    named = name_files(subset, mount)
-    assert named.header() == {"folder": "train"} and list(named.text([0, 1, 2, 0])) == ["15", "10", "29", "15"]
+    named = name_files(whole, mount)
+    assert name_files(subset, mount) == [named[15], named[10], named[29]]
+
+
+def test_datasets_one_after_the_other_name_the_files_of_all(mount, train):
+    whole = torchfs.file_dataset(train)
+    parts = [torch.utils.data.Subset(whole, [7, 3]), torchfs.file_dataset(make_files(Path(mount.point, "more"), 2))]
+    both = torch.utils.data.ConcatDataset(parts)
+    named = name_files(whole, mount)
+    assert name_files(both, mount) == [named[7], named[3], "more/class-0/0000.bin", "more/class-1/0001.bin"]
+    assert first_path(both) == whole.paths[7]
 
 
 @pytest.mark.parametrize("attribute", ["samples", "imgs"])
@@ -79,29 +95,26 @@ def test_folders_of_images_name_files_by_their_paths(mount, train, attribute):
         def __init__(self):
             setattr(self, attribute, [(path, 0) for path in torchfs.file_dataset(train).paths])
 
-    named = name_files(Images(), mount)
-    assert named.header() == {} and list(named.text([1])) == ["train/class-0/0003.bin"]
+    assert name_files(Images(), mount)[1] == "train/class-0/0003.bin"
 
 
 def test_torchvision_folders_are_known(mount, train):
     torchvision = pytest.importorskip("torchvision")
     images = torchvision.datasets.DatasetFolder(train, loader=str, extensions=(".bin",))
-    assert list(name_files(images, mount).text([59])) == ["train/class-2/0059.bin"]
+    assert name_files(images, mount)[59] == "train/class-2/0059.bin"
 
 
 def test_paths_may_lead_through_links_and_elsewhere(mount, train, tmp_path):
     (tmp_path / "link").symlink_to(train)
     write(tmp_path, "outside")
     paths = [tmp_path / "link/class-0/0000.bin", tmp_path / "outside", Path(train, "class-1/0001.bin")]
-    named = name_files(paths, mount)
-    assert list(named.text([2, 1, 0])) == ["train/class-1/0001.bin", "train/class-0/0000.bin"]
+    assert name_files(paths, mount) == ["train/class-0/0000.bin", None, "train/class-1/0001.bin"]
 
 
 def test_names_that_would_be_misread_are_quoted(mount):
     names = ["new\nline", '{"epoch": 1}', '"quoted"', "plain {", os.fsdecode(b"\xff")]
     paths = [os.path.join(mount.point, name) for name in names]
-    lines = list(name_files(paths, mount).text(range(5)))
-    assert lines == ['"new\\nline"', '"{\\"epoch\\": 1}"', '"\\"quoted\\""', "plain {", "\ufffd"]
+    assert name_files(paths, mount) == ['"new\\nline"', '"{\\"epoch\\": 1}"', '"\\"quoted\\""', "plain {", "\ufffd"]
 
 
 def test_a_dataset_that_does_not_tell_paths_is_refused(mount):
@@ -121,15 +134,32 @@ def test_stats_are_those_of_the_mount(train, tmp_path):
     assert torchfs.stats(train) == {"opens": 7}
     with pytest.raises(ValueError, match="not on a TorchFS mount"):
         torchfs.stats(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No such file.*nowhere/x'"):
+        torchfs.stats(tmp_path / "nowhere/x")
+
+
+def run(code):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
 
 
 def test_pytorch_is_imported_only_when_it_is_used():
-    code = """
+    run("""
 import sys, torchfs
 torchfs.find_mount("/")
+assert {"ScheduledSampler", "file_dataset", "__version__"} <= set(dir(torchfs))
 assert "torch" not in sys.modules
 torchfs.ScheduledSampler
 assert "torch" in sys.modules
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+""")
+
+
+def test_all_names_are_there_with_and_without_pytorch():
+    run("from torchfs import *; ScheduledSampler; file_dataset")
+    run("""
+import importlib.util
+find, importlib.util.find_spec = importlib.util.find_spec, lambda name: find(name) if name != "torch" else None
+from torchfs import *
+file_dataset
+assert "ScheduledSampler" not in globals()
+""")

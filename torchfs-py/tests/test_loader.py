@@ -1,6 +1,9 @@
 """Real data loaders with real workers: forked, spawned and kept; what they read is what was announced."""
 
+import importlib.util
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,8 +53,26 @@ def test_loaders_read_what_is_announced(name, workers, method, persistent, mount
     assert (os.getpid() in processes) == (workers == 0) and len(processes) >= max(workers, 1)
     listed = torchfs.listing(train)
     for epoch in range(2):
-        assert [listed[int(entry)] for entry in mount.final()[epoch]] == read[epoch]
-    assert mount.orders[0][0] == {"epoch": 0, "folder": "train", "workers": max(workers, 1), "batch_size": 4}
+        assert [listed[index] for index in mount.final()[epoch]] == read[epoch]
+    assert mount.orders[0][0] == {"epoch": 0, "workers": max(workers, 1), "batch_size": 4}
+
+
+def test_the_examples_counters_never_go_backwards(mount, train):
+    """Whatever number of epochs went before; the mount tells the latest only."""
+    spec = importlib.util.spec_from_file_location("example", Path(__file__).parents[2] / "examples/train_imagefolder.py")
+    example = importlib.util.module_from_spec(spec)
+    pytest.importorskip("torchvision")
+    spec.loader.exec_module(example)
+
+    def counters_after(epochs):
+        one = {"hits": 5, "late": 0, "misses": 5, "stall_us": 7}
+        told = {"cache": {"misses": 5 * epochs}, "epochs": [{"epoch": epoch, **one} for epoch in range(epochs)][-32:]}
+        Path(mount.point, ".torchfs/stats").write_text(json.dumps(told))
+        return example.counters(train)
+
+    assert example.since(counters_after(33), counters_after(34), "misses") == 5
+    Path(mount.point, ".torchfs/stats").write_text('{"cache": null}')
+    assert example.since({}, example.counters(train), "misses") == "-"
 
 
 def test_a_training_may_stop_in_the_middle_of_an_epoch(mount, train):
@@ -61,4 +82,4 @@ def test_a_training_may_stop_in_the_middle_of_an_epoch(mount, train):
     for _ in range(3):
         next(iter(loader))
     assert sorted(mount.final()) == [0, 1, 2]
-    assert all(sorted(map(int, order)) == list(range(60)) for order in mount.final().values())
+    assert all(sorted(order) == list(range(60)) for order in mount.final().values())

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -105,6 +106,20 @@ def test_a_mount_is_found_and_its_files_are_read(point):
     assert torchfs.stats(data.root)["opens"] >= len(NAMES)
 
 
+def keys(told):
+    parts = list(told.values()) if isinstance(told, dict) else told if isinstance(told, list) else []
+    return {*(told if isinstance(told, dict) else ()), *(key for part in parts for key in keys(part))}
+
+
+def test_all_that_a_mount_tells_is_documented(mount):
+    mount.announce({}, ["train/a.b"])
+    Path(mount.point, "train/a.b").read_bytes()
+    docs = Path(__file__).parents[2] / "docs"
+    for told, page in [(mount.stats(), "stats.md"), (mount.announced(), "schedule.md")]:
+        text = (docs / page).read_text()
+        assert {key for key in keys(told) if f"`{key}`" not in text} <= {"unknown_first", "repeated_first"}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_announced_and_read(mount, workers):
     data = torchfs.file_dataset(os.path.join(mount.point, "train"))
@@ -116,6 +131,17 @@ def test_an_epoch_is_announced_and_read(mount, workers):
     for batch in batches:
         read += batch
     assert sorted(read) == sorted(random.Random(name).randbytes(3000) for name in NAMES)
+
+
+def test_a_file_added_after_the_listing_puts_nothing_off(mount):
+    grown = Path(mount.point, "grown")
+    grown.mkdir()
+    (grown / "b").write_text("ten bytes.")
+    data = torchfs.file_dataset(grown)
+    (grown / "a").write_text("three")
+    list(ScheduledSampler(RandomSampler(data), data))
+    assert told(mount, 0)["bytes"] == 10
+    shutil.rmtree(grown)
 
 
 def test_the_next_epoch_is_known_before_this_one_ends(mount):
@@ -165,6 +191,49 @@ def test_a_malformed_order_is_refused_with_a_reason(mount, header, lines):
 def test_an_empty_text_forgets(mount):
     mount.announce({"epoch": 4}, ["train/a.b"])
     mount.forget()
+    assert mount.announced()["epochs"] == []
+
+
+TRAINING = """
+import os, sys, torch, torchfs
+from torch.utils.data import DataLoader, RandomSampler
+data = torchfs.file_dataset(sys.argv[1])
+sampler = torchfs.ScheduledSampler(RandomSampler(data, generator=torch.Generator()), data)
+for epoch in range(2):
+    for batch in DataLoader(data, batch_size=50, sampler=sampler, num_workers=2):
+        pass
+assert torchfs.find_mount(data.root).announced()["epochs"][-1]["read"] == 0
+"""
+
+
+def run(program, *arguments):
+    """What a program of its own prints, in the end."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_training_that_ends_leaves_no_order(mount):
+    run(TRAINING, os.path.join(mount.point, "train"))
+    assert mount.announced()["epochs"] == []
+
+
+def test_a_training_that_ends_leaves_what_others_announced(mount):
+    other = Path(mount.point, "other")
+    other.write_text("of another program")
+    mount.announce({"epoch": 4}, ["other"])
+    run(TRAINING, os.path.join(mount.point, "train"))
+    assert [each["epoch"] for each in mount.announced()["epochs"]] == [4, 5, 6, 7], "announced before"
+    mount.forget()
+    run(TRAINING + "torchfs.find_mount(data.root).announce({}, ['other'])", os.path.join(mount.point, "train"))
+    assert told(mount, 3)["entries"] == 1, "announced meanwhile"
+    other.unlink()
+
+
+def test_a_forked_process_withdraws_nothing(mount):
+    run(TRAINING + "if os.fork() == 0: sys.exit()\nos.wait()\n"
+        "assert torchfs.find_mount(data.root).announced()['epochs']", os.path.join(mount.point, "train"))
     assert mount.announced()["epochs"] == []
 
 

@@ -2,9 +2,12 @@
 
 import errno
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import torchfs
@@ -66,8 +69,13 @@ def flat(order):
     return [each for sample in order for each in (sample if isinstance(sample, list) else [sample])]
 
 
-def as_lines(orders):
-    return {epoch: [str(sample) for sample in flat(order)] for epoch, order in enumerate(orders)}
+def text_of(mount):
+    """What was written last, by anybody."""
+    return Path(mount.point, ".torchfs/schedule").read_text().splitlines()
+
+
+def as_indices(orders):
+    return {epoch: flat(order) for epoch, order in enumerate(orders)}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -77,9 +85,8 @@ def test_the_order_is_the_same_as_without_and_is_announced(name, mount, train):
     wrapped = ScheduledSampler(SAMPLERS[name](data), data, mount=mount)
     assert len(wrapped) == len(SAMPLERS[name](data))
     assert epochs_of(wrapped) == plain
-    told, read = mount.final(), as_lines(plain)
+    told, read = mount.final(), as_indices(plain)
     assert all(told[epoch] == read[epoch] for epoch in range(EPOCHS))
-    assert all(header["folder"] == "train" for header, _ in mount.orders)
     ahead = name in KNOWN_AHEAD
     # What was known ahead is announced once, and one epoch more than was read.
     assert [header["epoch"] for header, _ in mount.orders] == list(range(EPOCHS + ahead))
@@ -105,7 +112,7 @@ def test_a_generator_that_others_use_too_is_not_disturbed_nor_guessed_for_ever(m
 
     plain = epochs(lambda sampler: sampler)
     assert epochs(lambda sampler: ScheduledSampler(sampler, data, mount=mount)) == plain
-    assert [mount.final()[epoch] for epoch in range(5)] == [[str(int(one)) for one in order] for order in plain]
+    assert [mount.final()[epoch] for epoch in range(5)] == [[int(one) for one in order] for order in plain]
     # Two guesses were wrong: five orders that were read, and those.
     assert len(mount.orders) == 5 + 2
 
@@ -117,7 +124,7 @@ def test_set_epoch_may_be_forgotten_or_go_in_steps(mount, train):
     assert same[0] == same[1] == same[2]
     # The first guess was wrong, and replaced; later ones were right.
     assert [header["epoch"] for header, _ in mount.orders] == [0, 1, 1, 2, 3]
-    assert mount.final()[1] == mount.final()[2] == [str(sample) for sample in same[0]]
+    assert mount.final()[1] == mount.final()[2] == same[0]
 
 
 def test_both_ranks_announce_what_they_read_themselves(tmp_path):
@@ -131,7 +138,7 @@ def test_both_ranks_announce_what_they_read_themselves(tmp_path):
         read.append(epochs_of(sampler, 2))
         told.append(mount.final())
     for epoch in range(2):
-        assert [told[rank][epoch] for rank in range(2)] == [as_lines(read[rank])[epoch] for rank in range(2)]
+        assert [told[rank][epoch] for rank in range(2)] == [as_indices(read[rank])[epoch] for rank in range(2)]
         assert set(read[0][epoch]) | set(read[1][epoch]) == set(range(31))
 
 
@@ -145,27 +152,67 @@ def test_under_torchrun_the_first_rank_of_a_machine_announces_for_all(mount, tra
         plain = DistributedSampler(data, num_replicas=4, rank=2 + local)
         samplers.append(list(ScheduledSampler(plain, data, mount=mount, batch_size=4, num_workers=3)))
     (header, told), (ahead, _) = mount.orders
-    first, second = [[str(sample) for sample in order] for order in samplers]
+    first, second = samplers
     assert told[:12] == first[:4] + second[:4] + first[4:8] and sorted(told) == sorted(first + second)
-    assert header == {"epoch": 0, "folder": "train", "workers": 6, "batch_size": 4} and ahead["epoch"] == 1
+    assert header == {"epoch": 0, "workers": 6, "batch_size": 4} and ahead["epoch"] == 1
 
 
 def test_processes_without_torchrun_gather_their_orders(mount, train):
     data = torchfs.file_dataset(train)
-    other = ScheduledSampler(SequentialSampler(range(4)), data, mount=mount, gather=lambda own: None)
-    first = ScheduledSampler(SequentialSampler(range(4)), data, mount=mount, gather=lambda own: [own, own[::-1]])
+    other = ScheduledSampler([0, 1, 2, 3], data, mount=mount, gather=lambda own: None)
+    first = ScheduledSampler([0, 1, 2, 3], data, mount=mount, gather=lambda own: [own, own[::-1]])
     assert list(other) == list(first) == [0, 1, 2, 3]
-    assert mount.orders == [({"epoch": 0, "folder": "train"}, ["0", "3", "1", "2", "2", "1", "3", "0"])]
+    assert mount.orders == [({"epoch": 0}, [0, 3, 1, 2, 2, 1, 3, 0])]
+
+
+@pytest.mark.parametrize("local, sampler, warned", [
+    (None, lambda data: DistributedSampler(data, num_replicas=2, rank=0), True),
+    (None, lambda data: BatchSampler(DistributedSampler(data, num_replicas=2, rank=0), 4, False), True),
+    (None, lambda data: DistributedSampler(data, num_replicas=1, rank=0), False),
+    ("2", lambda data: RandomSampler(data), True),
+    ("1", lambda data: RandomSampler(data), False),
+    ("2", lambda data: DistributedSampler(data, num_replicas=2, rank=0), False),
+])
+def test_ranks_that_would_replace_each_others_orders_are_told_what_to_do(mount, train, monkeypatch, local, sampler, warned):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    if local:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    data = torchfs.file_dataset(train)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ScheduledSampler(sampler(data), data, mount=mount)
+        ScheduledSampler(sampler(data), data, mount=mount, gather=lambda own: [own])
+    assert [each.filename for each in told] == [__file__] * warned
+    assert not warned or "gather=" in str(told[0].message)
+
+
+def gathered_by_torch(rank, rendezvous, train):
+    """What a rank without torchrun does, as README has it."""
+    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
+
+    def gather(own):
+        orders = [None] * 2 if rank == 0 else None
+        torch.distributed.gather_object(own, orders)
+        return orders
+
+    del os.environ["LOCAL_WORLD_SIZE"]
+    data = torchfs.file_dataset(train)
+    sampler = ScheduledSampler(DistributedSampler(data, shuffle=False), data, batch_size=4, gather=gather)
+    assert len(list(sampler)) == 30
+
+
+def test_ranks_without_torchrun_gather_with_torch(mount, train, tmp_path):
+    torch.multiprocessing.spawn(gathered_by_torch, (tmp_path / "rendezvous", train), nprocs=2)
+    header, *entries = text_of(mount)
+    assert header == '{"epoch": 0, "batch_size": 4}'
+    assert entries[:8] == [f"train/class-0/{3 * index:04}.bin" for index in (0, 2, 4, 6, 1, 3, 5, 7)] and len(entries) == 60
 
 
 def test_batch_samplers_tell_their_size(mount, train):
     data = torchfs.file_dataset(train)
     sampler = ScheduledSampler(BatchSampler(SequentialSampler(data), 8, drop_last=True), data, mount=mount, num_workers=4)
     assert list(sampler) == list(BatchSampler(SequentialSampler(data), 8, drop_last=True))
-    assert mount.orders[0] == (
-        {"epoch": 0, "folder": "train", "workers": 4, "batch_size": 8},
-        [str(number) for number in range(56)],
-    )
+    assert mount.orders[0] == ({"epoch": 0, "workers": 4, "batch_size": 8}, list(range(56)))
 
 
 def test_training_and_validation_share_a_mount(mount, train):
@@ -174,11 +221,10 @@ def test_training_and_validation_share_a_mount(mount, train):
     for folder in folders:
         data = torchfs.file_dataset(folder)
         samplers.append(ScheduledSampler(RandomSampler(data, generator=seeded()), data, mount=mount))
-    read = [[str(sample) for sample in sampler] for _ in range(4) for sampler in samplers]
+    read = [list(sampler) for _ in range(4) for sampler in samplers]
     told = mount.final()
     assert [told[number] for number in range(8)] == read
-    folder_of = {header["epoch"]: header["folder"] for header, _ in mount.orders}
-    assert [folder_of[number] for number in range(10)] == ["train", "valid"] * 5
+    assert [len(told[number]) for number in range(10)] == [60, 20] * 5
     # Only the first validation came unforeseen: it took the place of the next training order.
     assert [header["epoch"] for header, _ in mount.orders] == [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
@@ -187,7 +233,7 @@ def test_a_sampler_that_comes_to_an_end_is_not_waited_for(mount, train):
     data = torchfs.file_dataset(train)
     once, often = [ScheduledSampler(RandomSampler(data, generator=seeded()), data, mount=mount) for _ in range(2)]
     list(once)
-    read = [[str(sample) for sample in often] for _ in range(4)]
+    read = [list(often) for _ in range(4)]
     told = mount.final()
     # `once` is expected as epoch 2 in vain: it is passed over, and what is read from then on follows.
     assert told[1] == read[0] and told[3] == read[1] and told[4] == read[2] and told[5] == read[3]
@@ -195,7 +241,7 @@ def test_a_sampler_that_comes_to_an_end_is_not_waited_for(mount, train):
 
 def test_numbers_go_on_where_the_mount_was(mount, train):
     data = torchfs.file_dataset(train)
-    mount.announced = lambda: {"epochs": [{"epoch": 6}, {"epoch": 7}]}
+    mount.announced = lambda: {"epochs": [{"epoch": epoch, "entries": 60, "read": 9} for epoch in (6, 7)]}
     list(ScheduledSampler(SequentialSampler(data), data, mount=mount))
     # A sampler that is gone is not expected any more; the next takes its number.
     list(ScheduledSampler(SequentialSampler(data), data, mount=mount))
@@ -217,19 +263,18 @@ def test_samples_may_be_anything_that_stands_for_a_number(mount, train):
     sampler = ScheduledSampler(SubsetRandomSampler(tensors), data, mount=mount)
     drawn = list(sampler)
     assert all(isinstance(sample, torch.Tensor) for sample in drawn)
-    assert mount.orders[0][1] == [str(int(sample)) for sample in drawn]
+    assert mount.orders[0][1] == [int(sample) for sample in drawn]
 
 
 def test_subsets_and_lists_of_paths(mount, train):
     whole = torchfs.file_dataset(train)
     subset = Subset(whole, range(50, 60))
     list(ScheduledSampler(SequentialSampler(subset), subset, mount=mount))
-    assert mount.orders[0][1] == [str(number) for number in range(50, 60)]
+    assert mount.orders[0][1] == list(range(50, 60))
     list(ScheduledSampler([2, 0, 2], paths=whole.paths, mount=mount, epoch=9))
-    assert mount.orders[-1] == (
-        {"epoch": 9},
-        ["train/class-0/0006.bin", "train/class-0/0000.bin", "train/class-0/0006.bin"],
-    )
+    assert mount.texts[-1].splitlines() == [
+        '{"epoch": 9}', "train/class-0/0006.bin", "train/class-0/0000.bin", "train/class-0/0006.bin"
+    ]
 
 
 class Loaded(Sampler):
@@ -249,7 +294,7 @@ def test_samplers_of_ones_own_are_announced_when_they_begin(mount, train):
     data = torchfs.file_dataset(train)
     sampler = ScheduledSampler(Loaded([3, 1], [], [2]), data, mount=mount)
     assert [list(sampler) for _ in range(3)] == [[3, 1], [], [2]]
-    assert [(header["epoch"], entries) for header, entries in mount.orders] == [(0, ["3", "1"]), (1, ["2"])]
+    assert [(header["epoch"], entries) for header, entries in mount.orders] == [(0, [3, 1]), (1, [2])]
 
 
 def test_elsewhere_it_is_a_plain_sampler_and_says_so_once(tmp_path):
@@ -259,6 +304,67 @@ def test_elsewhere_it_is_a_plain_sampler_and_says_so_once(tmp_path):
         assert epochs_of(sampler) == epochs_of(RandomSampler(data, generator=seeded()))
     assert len(told) == 1
     assert not (tmp_path / ".torchfs").exists()
+
+
+@pytest.mark.parametrize("arguments, error, says", [
+    ({"num_workers": "2"}, TypeError, "num_workers is a whole number, not '2'"),
+    ({"batch_size": 3.5}, TypeError, "batch_size is a whole number, not 3.5"),
+    ({"batch_size": 0}, ValueError, "batch_size is at least 1, not 0"),
+    ({"epoch": -1}, ValueError, "epoch is at least 0, not -1"),
+    ({"paths": "/a/file"}, TypeError, "the path of each sample, not one: '/a/file'"),
+    ({"dataset": None}, TypeError, "the dataset is missing"),
+    ({"sampler": DataLoader(range(9))}, TypeError, "a DataLoader is no sampler"),
+])
+def test_arguments_that_cannot_be_meant_are_refused(mount, train, arguments, error, says):
+    with pytest.raises(error, match=says):
+        ScheduledSampler(**{"sampler": [0], "dataset": torchfs.file_dataset(train), **arguments})
+
+
+def test_paths_may_be_any_iterable(mount, train):
+    paths = torchfs.file_dataset(train).paths
+    for each in (iter(paths), numpy.array(paths), map(Path, paths)):
+        list(ScheduledSampler([7, 3], paths=each))
+        assert text_of(mount)[1:] == ["train/class-0/0021.bin", "train/class-0/0009.bin"]
+
+
+def test_what_is_no_mount_is_told_of(mount, train, tmp_path):
+    data = torchfs.file_dataset(train)
+    for nowhere in (tmp_path / "nowhere", tmp_path, torchfs.Mount(tmp_path)):
+        with pytest.warns(RuntimeWarning, match=f"torchfs: {os.fspath(nowhere)} is no TorchFS mount") as told:
+            assert list(ScheduledSampler([1, 0], data, mount=nowhere)) == [1, 0]
+        assert [each.filename for each in told] == [__file__]
+    list(ScheduledSampler([1, 0], data, mount=train))
+    assert text_of(mount)[1:] == ["train/class-0/0003.bin", "train/class-0/0000.bin"], "any path on the mount tells which"
+
+
+def test_an_empty_dataset_is_told_of(mount, train):
+    for nothing in ({"paths": []}, {"dataset": torchfs.file_dataset(train, suffixes=".none")}):
+        with pytest.warns(RuntimeWarning, match="the dataset is empty"):
+            ScheduledSampler([], **nothing)
+
+
+def test_a_dataset_that_is_not_the_samplers_is_told_of_and_nothing_announced(mount, train):
+    whole = torchfs.file_dataset(train)
+    part = Subset(whole, range(9, 12))
+    for sampler, data, says in [
+        (RandomSampler(whole), part, "chooses among 60 samples, and the dataset has 3"),
+        (BatchSampler(SequentialSampler(part), 2, False), whole, "chooses among 3 samples, and the dataset has 60"),
+        (DistributedSampler(part, num_replicas=1, rank=0), whole, "chooses among 3 samples, and the dataset has 60"),
+        ([2, 3], part, "the sampler yields 3, and the dataset has 3 samples"),
+    ]:
+        with pytest.warns(RuntimeWarning, match=says) as told:
+            list(ScheduledSampler(sampler, data, mount=mount))
+        assert [each.filename for each in told] == [__file__]
+    assert not mount.texts
+
+
+def test_a_warning_during_an_epoch_points_at_the_loop(mount, train):
+    data = torchfs.file_dataset(train)
+    sampler = ScheduledSampler([60], data, mount=mount)
+    with pytest.warns(RuntimeWarning, match="yields 60") as told:
+        with pytest.raises(IndexError):
+            next(iter(DataLoader(data, sampler=sampler)))
+    assert [each.filename for each in told] == [__file__]
 
 
 def test_a_sampler_without_an_end_is_left_alone(mount, train):
@@ -313,8 +419,21 @@ def test_a_million_samples_are_announced_in_pieces(mount):
     paths = [os.path.join(mount.point, "set", f"{number}.jpg") for number in range(1000)]
     sampler = ScheduledSampler([number % 1000 for number in range(1_000_000)], paths=paths, mount=mount)
     assert sum(1 for _ in sampler) == 1_000_000
-    lines = mount.orders[0][1]
+    _, *lines = mount.texts[0].splitlines()
     assert len(lines) == 1_000_000 and lines[0] == "set/0.jpg" and lines[-1] == "set/999.jpg"
+
+
+def test_a_program_ends_quietly_when_the_mount_is_gone(mount, train):
+    program = """
+import shutil, sys, torchfs
+from torch.utils.data import SequentialSampler
+data = torchfs.file_dataset(sys.argv[1])
+list(torchfs.ScheduledSampler(SequentialSampler(data), data))
+shutil.rmtree(torchfs.find_mount(data.root))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program, train], env=environment, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_no_warning_while_all_is_well(mount, train):

@@ -4,7 +4,8 @@ Nothing here needs a mount to work: without one, datasets and samplers are plain
 imported when `ScheduledSampler` is first used.
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, List
 
 from torchfs.files import FileDataset, file_dataset, listing
 from torchfs.mount import Mount, find_mount, stats
@@ -12,7 +13,15 @@ from torchfs.mount import Mount, find_mount, stats
 if TYPE_CHECKING:
     from torchfs.sampler import ScheduledSampler
 
-__all__ = ["FileDataset", "Mount", "ScheduledSampler", "file_dataset", "find_mount", "listing", "stats"]
+__version__ = "0.1.0"
+
+__all__ = ["FileDataset", "Mount", "file_dataset", "find_mount", "listing", "stats"]
+if find_spec("torch"):
+    __all__.append("ScheduledSampler")
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -2,49 +2,42 @@
 
 import json
 import os
-from array import array
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from itertools import chain
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
 from torchfs.mount import Mount, PathLike
 
 Transform = Callable[[bytes, str], Any]
+Suffixes = Union[str, Iterable[str]]
 
 
 def listing(root: PathLike) -> List[str]:
     """The regular files below `root`, relative to it, in the order of the bytes of their paths.
 
-    Symbolic links are neither listed nor followed. A mount numbers the files of a folder in this order.
+    Symbolic links are neither listed nor followed. A mount that is told indices counts the files of a folder in this order.
     """
-    top = os.fsencode(root)
-    found: List[bytes] = []
-    folders = [b""]
+    found: List[str] = []
+    folders = [""]
     while folders:
         below = folders.pop()
-        with os.scandir(os.path.join(top, below)) as entries:
+        with os.scandir(os.path.join(root, below) if below else root) as entries:
             for entry in entries:
                 path = os.path.join(below, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(path)
                 elif entry.is_file(follow_symlinks=False):
                     found.append(path)
-    found.sort()
-    return [os.fsdecode(path) for path in found]
+    return sorted(found, key=os.fsencode)
 
 
 class FileDataset:
     """A map-style dataset whose samples are whole files. Made by `file_dataset`."""
 
-    def __init__(self, root: PathLike, transform: Optional[Transform], suffixes: Optional[Sequence[str]]) -> None:
+    def __init__(self, root: PathLike, transform: Optional[Transform], suffixes: Suffixes) -> None:
         self.root = os.path.abspath(root)
         self.transform = transform
-        wanted = tuple(suffixes) if suffixes is not None else ("",)
-        # Where each file stands in the listing of the whole folder, which is how a mount knows it.
-        self.positions = array("q")
-        self.paths: List[str] = []
-        for position, path in enumerate(listing(self.root)):
-            if path.endswith(wanted):
-                self.positions.append(position)
-                self.paths.append(os.path.join(self.root, path))
+        wanted = suffixes if isinstance(suffixes, str) else tuple(suffixes)
+        self.paths = [os.path.join(self.root, path) for path in listing(self.root) if path.endswith(wanted)]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,73 +49,49 @@ class FileDataset:
         return content if self.transform is None else self.transform(content, path)
 
 
-def file_dataset(
-    path: PathLike, transform: Optional[Transform] = None, *, suffixes: Optional[Sequence[str]] = None
-) -> FileDataset:
+def file_dataset(path: PathLike, transform: Optional[Transform] = None, *, suffixes: Optional[Suffixes] = None) -> FileDataset:
     """The regular files below `path` as a map-style dataset, in the order of the bytes of their paths.
 
-    A sample is the file's content, or `transform(content, path)`. With `suffixes`, only files whose names end so.
+    A sample is the file's content, or `transform(content, path)`. With `suffixes`, one or several, only files whose names end
+    so.
     """
-    return FileDataset(path, transform, suffixes)
+    return FileDataset(path, transform, "" if suffixes is None else suffixes)
 
 
-class Named:
-    """How the samples of a dataset are named to a mount: `lines[index]`, None for what is elsewhere.
+def name_files(dataset: Any, mount: Mount) -> List[Optional[str]]:
+    """The line of an order that names each sample to `mount`, None for what is elsewhere. See `paths_of` for what a dataset
+    may be.
 
-    With `folder`, the lines are positions in the sorted listing of that folder, else paths; both relative to the mount.
+    By path, not by index: the mount would count in its own listing, in which a file may have been added since.
     """
-
-    def __init__(self, lines: Sequence[Union[int, str, None]], folder: Optional[str] = None) -> None:
-        self.lines = lines
-        self.folder = folder
-
-    def header(self) -> Dict[str, Any]:
-        return {} if self.folder is None else {"folder": self.folder}
-
-    def text(self, indices: Iterable[int]) -> Iterator[str]:
-        lines = map(self.lines.__getitem__, indices)
-        return map(str, lines) if self.folder is not None else (str(line) for line in lines if line is not None)
-
-    def __bool__(self) -> bool:
-        return any(line is not None for line in self.lines)
-
-
-def name_files(dataset: Any, mount: Mount) -> Named:
-    """How the files of `dataset` are named to `mount`. See `paths_of` for what a dataset may be."""
-    if isinstance(dataset, FileDataset):
-        folder = _below(os.path.realpath(dataset.root), mount.point)
-        if folder is None:
-            return Named([None] * len(dataset))
-        if _is_utf8(folder):
-            return Named(dataset.positions, folder)
-    elif _is_subset(dataset):
-        whole = name_files(dataset.dataset, mount)
-        return Named([whole.lines[index] for index in dataset.indices], whole.folder)
-    return Named(list(_relative(paths_of(dataset), mount.point)))
+    return list(_relative(paths_of(dataset), mount.point))
 
 
 def first_path(dataset: Any) -> Optional[str]:
     """A path that tells which mount a dataset is on; None if it has no sample."""
     if isinstance(dataset, FileDataset):
         return dataset.root
-    while _is_subset(dataset):
-        dataset = dataset.dataset
+    if _is_subset(dataset):
+        return first_path(dataset.dataset)
     return next(iter(paths_of(dataset)), None)
 
 
 def paths_of(dataset: Any) -> Iterable[str]:
-    """The path of each sample: a list of paths, or a dataset with `paths`, or with `samples` or `imgs` as torchvision's.
+    """The path of each sample: of a list of paths, of a dataset with `paths`, or with `samples` or `imgs` as torchvision's, of
+    a Subset of one, or of a ConcatDataset of several.
 
     Raises TypeError for other datasets.
     """
-    if isinstance(dataset, (list, tuple)):
-        found: Any = dataset
-    else:
-        attributes = (getattr(dataset, name, None) for name in ("paths", "samples", "imgs"))
-        found = next((each for each in attributes if isinstance(each, (list, tuple))), None)
+    if _is_subset(dataset):
+        whole = list(paths_of(dataset.dataset))
+        return (whole[index] for index in dataset.indices)
+    if _is_concatenated(dataset):
+        return chain.from_iterable(map(paths_of, dataset.datasets))
+    attributes = (getattr(dataset, name, None) for name in ("paths", "samples", "imgs"))
+    found: Any = next((each for each in (dataset, *attributes) if isinstance(each, (list, tuple))), None)
     if found is None:
         raise TypeError(f"{type(dataset).__name__} does not tell the paths of its samples: give them as paths=")
-    return (_path(sample) for sample in found)
+    return map(_path, found)
 
 
 def _path(sample: Any) -> str:
@@ -136,6 +105,11 @@ def _path(sample: Any) -> str:
 def _is_subset(dataset: Any) -> bool:
     """Whether it is a torch.utils.data.Subset, or anything that works the same way."""
     return hasattr(dataset, "dataset") and hasattr(dataset, "indices")
+
+
+def _is_concatenated(dataset: Any) -> bool:
+    """Whether it is a torch.utils.data.ConcatDataset, or anything that works the same way."""
+    return hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes")
 
 
 def _relative(paths: Iterable[str], point: str) -> Iterator[Optional[str]]:

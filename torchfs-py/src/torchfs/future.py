@@ -36,12 +36,24 @@ def next_time(sampler: Any, epochs: int) -> Optional[Any]:
     return None
 
 
-def epoch_of(sampler: Any) -> Optional[int]:
-    """The epoch that `set_epoch` told a sampler, or the one that a batch sampler is made of."""
+def innermost(sampler: Any) -> Any:
+    """The sampler of samples that a batch sampler is made of; others are themselves."""
     while type(sampler) is BatchSampler:
         sampler = sampler.sampler
-    epoch = getattr(sampler, "epoch", None)
+    return sampler
+
+
+def epoch_of(sampler: Any) -> Optional[int]:
+    """The epoch that `set_epoch` told a sampler."""
+    epoch = getattr(innermost(sampler), "epoch", None)
     return epoch if isinstance(epoch, int) else None
+
+
+def draws_from(sampler: Any) -> Optional[int]:
+    """How many samples a sampler chooses among, where it tells."""
+    inner = innermost(sampler)
+    source = inner.dataset if isinstance(inner, DistributedSampler) else getattr(inner, "data_source", None)
+    return len(source) if hasattr(source, "__len__") else None
 
 
 def of_ranks_after(sampler: Any, count: int) -> Optional[List[Any]]:

@@ -1,5 +1,5 @@
 """A mount as programs see it: the folder `.torchfs` at its root, which is in no listing. Its files are described in
-docs/schedule.md (`schedule`) and docs/semantics.md (`stats`, `version`) of the TorchFS repository."""
+docs/schedule.md (`schedule`) and docs/stats.md (`stats`, `version`) of the TorchFS repository."""
 
 import errno
 import json
@@ -92,10 +92,11 @@ def find_mount(path: PathLike) -> Optional[Mount]:
 def stats(path: PathLike) -> Dict[str, Any]:
     """The counters of the mount that holds `path`.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is none, and FileNotFoundError if there is no such path.
     """
     mount = find_mount(path)
     if mount is None:
+        os.stat(path)
         raise ValueError(f"{os.fspath(path)} is not on a TorchFS mount")
     return mount.stats()
 

@@ -3,14 +3,17 @@
 A mount knows one sequence of epochs. Here it is shared by all samplers of a process, say one for training and one for
 validation, each of which knows at most its own next order. The plan puts them in line: what begins takes the next number,
 and what is expected follows in the order in which it was last seen. In steady alternation nothing is announced twice.
+What nobody reads any more when the program ends is withdrawn: it would hold the mount's cache.
 """
 
+import atexit
+import os
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 from weakref import ReferenceType, ref
 
-from torchfs.files import Named
 from torchfs.mount import Mount
 
 # An expected order that others went before so often is not waited for any more.
@@ -19,11 +22,14 @@ _DISPLACED_MAX = 2
 
 @dataclass(frozen=True)
 class Order:
-    """What one sampler will read, as indices of its dataset, and what to tell the mount with it."""
+    """What one sampler will read, as indices of `files`, its dataset's lines, and what to tell the mount with it."""
 
-    files: Named = field(repr=False)
+    files: List[Optional[str]] = field(repr=False)
     indices: array = field(repr=False)
     hints: Dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        return (line for line in map(self.files.__getitem__, self.indices) if line is not None)
 
     def same_as(self, other: "Order") -> bool:
         # Identity first: arrays compare element by element even with themselves.
@@ -47,6 +53,10 @@ class Plan:
         self.begun: Optional[int] = None
         self._expected: List[_Expected] = []
         self._told: Dict[int, Order] = {}
+        # The process that announced, the lowest number that it announced, and the mount's last epoch after that, if it tells.
+        self._process: Optional[int] = None
+        self._first = 0
+        self._last: Optional[Tuple[int, int]] = None
 
     def begin(self, reader: object, order: Order, *, epoch: Optional[int] = None, at_least: int = 0) -> None:
         """`order` is read from now on, by `reader`, which is any object that lives as long as it reads.
@@ -73,12 +83,28 @@ class Plan:
         self._expected.append(_Expected(ref(reader), order))
         self._announce()
 
+    def withdraw(self) -> None:
+        """Forgets what this process announced, unless somebody else has announced something that is not read yet.
+
+        An announcement takes back those of higher numbers, so somebody else's is below this process's first number or changes
+        the last epoch. Not noticed: one that comes at the same moment, or has the last number and as many entries.
+        """
+        if self._process != os.getpid() or self._last is None:
+            return
+        epochs = self._announced()
+        unread = (each["epoch"] for each in epochs if each["read"] < each["entries"])
+        if _last_of(epochs) == self._last and all(number >= self._first for number in unread):
+            self.mount.forget()
+
+    def _announced(self) -> List[Dict[str, Any]]:
+        """The epochs that the mount knows, by number."""
+        return self.mount.announced().get("epochs", [])
+
     def _next(self, at_least: int) -> int:
         if self.begun is not None:
             return self.begun + 1
         # Behind what an earlier program announced, and perhaps did not read to the end.
-        known = [each["epoch"] for each in self.mount.announced().get("epochs", [])]
-        return max([at_least, *(number + 1 for number in known)])
+        return max([at_least, *(each["epoch"] + 1 for each in self._announced())])
 
     def _displace(self, reader: object) -> None:
         """Whoever is gone, or did not come when it was its turn, is not waited for; nor `reader`, which is here."""
@@ -98,9 +124,20 @@ class Plan:
             told = self._told.get(number)
             if told is None or not told.same_as(order):
                 self._told.pop(number, None)
-                header = {"epoch": number, **order.files.header(), **order.hints}
-                self.mount.announce(header, order.files.text(order.indices))
+                self.mount.announce({"epoch": number, **order.hints}, order.lines())
                 self._told[number] = order
+                self._note(number)
+
+    def _note(self, number: int) -> None:
+        """Notes for `withdraw` that this was announced."""
+        process = os.getpid()
+        # A forked process begins anew.
+        self._first = min(self._first, number) if process == self._process else number
+        self._process, self._last = process, _last_of(self._announced())
+
+
+def _last_of(epochs: List[Dict[str, Any]]) -> Optional[Tuple[int, int]]:
+    return (epochs[-1]["epoch"], epochs[-1]["entries"]) if epochs else None
 
 
 # Kept for good: who makes a new sampler for each epoch shall find what the mount was told.
@@ -110,3 +147,11 @@ _plans: Dict[str, Plan] = {}
 def plan_of(mount: Mount) -> Plan:
     """The plan that all samplers of this process share on a mount."""
     return _plans.setdefault(mount.point, Plan(mount))
+
+
+@atexit.register
+def _withdraw_all() -> None:
+    for plan in _plans.values():
+        # The mount may be gone, and a program that ends has nobody to tell.
+        with suppress(Exception):
+            plan.withdraw()

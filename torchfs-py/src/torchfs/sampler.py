@@ -1,16 +1,18 @@
 """`ScheduledSampler`: any sampler, whose order a TorchFS mount is told before it is read."""
 
 import os
+import sys
 import warnings
 from array import array
 from itertools import chain
 from operator import index
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
 
-from torch.utils.data import Sampler
+import torch
+from torch.utils.data import DataLoader, Sampler
 
-from torchfs.files import Named, first_path, name_files
-from torchfs.future import epoch_of, next_time, of_ranks_after
+from torchfs.files import first_path, name_files
+from torchfs.future import draws_from, epoch_of, innermost, next_time, of_ranks_after
 from torchfs.mount import Mount, PathLike, find_mount
 from torchfs.plan import Order, plan_of
 
@@ -20,6 +22,9 @@ _AHEAD_AFTER = 1 / 8
 # So often in a row the next order may turn out another than was foreseen; then it is not foreseen any more.
 _WRONG_MAX = 2
 
+# Whoever is warned is elsewhere.
+_NOT_THE_CALLER = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, torch.__file__))
+
 
 class ScheduledSampler(Sampler):
     """Yields exactly what `sampler` yields, and tells the mount that holds the files of `dataset`.
@@ -28,9 +33,10 @@ class ScheduledSampler(Sampler):
     known without drawing it, it is announced during the epoch. Attributes of `sampler`, such as `set_epoch`, pass through.
 
     sampler: any sampler with a length, of samples or of batches of them.
-    dataset: a `file_dataset`, torchvision's ImageFolder or DatasetFolder, a Subset of one, or anything with `paths`.
+    dataset: a `file_dataset`, torchvision's ImageFolder or DatasetFolder, a Subset or ConcatDataset of these, or
+        anything with `paths`.
     paths: the path of each sample, for other datasets.
-    mount: where the mount is; found by itself otherwise.
+    mount: a path on the mount; found by itself otherwise.
     epoch: the number of the first order, which `torchfs stats` will show; otherwise it follows what was announced before.
     num_workers, batch_size: the data loader's; with them the mount knows which worker opens which file. A batch sampler
         tells its size by itself.
@@ -38,7 +44,8 @@ class ScheduledSampler(Sampler):
         in the process that shall announce them, and None in the others, as MPI's gather does. A DistributedSampler under
         torchrun needs none: the first rank of each machine works out the orders of the others.
 
-    What cannot be announced is told by a warning, and training goes on.
+    Raises TypeError or ValueError for arguments that cannot be meant. What cannot be announced is told by a warning, and
+    training goes on.
     """
 
     def __init__(
@@ -46,22 +53,25 @@ class ScheduledSampler(Sampler):
         sampler: Any,
         dataset: Any = None,
         *,
-        paths: Optional[Sequence[PathLike]] = None,
+        paths: Optional[Iterable[PathLike]] = None,
         mount: Optional[PathLike] = None,
         epoch: Optional[int] = None,
         num_workers: Optional[int] = None,
         batch_size: Optional[int] = None,
         gather: Optional[Callable[[array], Optional[List[array]]]] = None,
     ) -> None:
+        if isinstance(sampler, DataLoader):
+            raise TypeError("a DataLoader is no sampler: wrap the sampler that it is given")
         # Not Sampler.__init__: its only argument has come and gone between versions of PyTorch.
         self.sampler = sampler
-        self.mount = _mount(mount, paths if paths is not None else dataset)
-        self._files = self._name_files(paths if paths is not None else dataset)
-        self._plan = plan_of(self.mount) if self.mount else None
-        self._epoch = epoch
-        self._batch_size = batch_size or getattr(sampler, "batch_size", None)
-        self._num_workers = num_workers
+        self._epoch = _whole("epoch", epoch, 0)
+        self._num_workers = _whole("num_workers", num_workers, 0)
         self._gather = gather
+        self._batch_size = _whole("batch_size", batch_size, 1) or getattr(sampler, "batch_size", None)
+        samples = _samples(dataset, paths)
+        self.mount = _mount(mount, samples)
+        self._files = self._name_files(samples)
+        self._plan = plan_of(self.mount) if self.mount else None
         self._foreseen: Optional[Order] = None
         self._wrong = 0
         self._last_epoch: Optional[int] = None
@@ -119,6 +129,8 @@ class ScheduledSampler(Sampler):
         indices = side_by_side(orders, self._batch_size or 1) if orders else None
         if not indices:
             return None
+        if max(indices) >= len(self._files):
+            raise ValueError(f"the sampler yields {max(indices)}, and the dataset has {len(self._files)} samples")
         hints: Dict[str, int] = {}
         if self._num_workers is not None:
             hints["workers"] = max(self._num_workers, 1) * len(orders)
@@ -126,7 +138,7 @@ class ScheduledSampler(Sampler):
             hints["batch_size"] = self._batch_size
         return Order(self._files, indices, hints)
 
-    def _name_files(self, dataset: Any) -> Optional[Named]:
+    def _name_files(self, dataset: Any) -> Optional[List[Optional[str]]]:
         """How the mount knows the samples. None if it does not, or if the order has no end."""
         if self.mount is None:
             return None
@@ -134,9 +146,20 @@ class ScheduledSampler(Sampler):
             _warn(f"{type(self.sampler).__name__} has no length, so its order is not announced")
             return None
         named = name_files(dataset, self.mount)
+        among = draws_from(self.sampler)
         if not named:
+            _warn("the dataset is empty, so no order is announced")
+            return None
+        if among not in (None, len(named)):
+            _warn(f"the sampler chooses among {among} samples, and the dataset has {len(named)}, so no order is announced: "
+                  "give the dataset that the data loader reads")
+            return None
+        if not any(line is not None for line in named):
             _warn(f"no sample is below {self.mount.point}, so no order is announced")
             return None
+        if not self._gather and ranks_clash(self.sampler):
+            _warn("if other ranks on this machine read through the same mount, each replaces the others' orders: give gather=, "
+                  "which collects them (torch.distributed's gather_object, say), or set LOCAL_WORLD_SIZE=1 if there are none")
         return named
 
 
@@ -147,6 +170,14 @@ def read_here(sampler: Any, own: array) -> Optional[List[array]]:
     if others is None:
         return [own]
     return None if rank else [own, *(_flat(list(other)) for other in others)]
+
+
+def ranks_clash(sampler: Any) -> bool:
+    """Whether there are other ranks, and it cannot be known which of them are here or what they read."""
+    size = os.environ.get("LOCAL_WORLD_SIZE")
+    if size is None:
+        return getattr(innermost(sampler), "num_replicas", 1) > 1
+    return int(size) > 1 and of_ranks_after(sampler, 1) is None
 
 
 def side_by_side(orders: List[array], batch_size: int) -> array:
@@ -167,16 +198,37 @@ def _flat(order: List[Any]) -> array:
     return array("q", map(index, order))
 
 
-def _mount(given: Optional[PathLike], dataset: Any) -> Optional[Mount]:
-    path = first_path(dataset) if given is None else None
-    found = find_mount(path) if path is not None else None
-    if isinstance(given, Mount):
-        return given
-    if given is not None:
-        return Mount(given)
+def _samples(dataset: Any, paths: Optional[Iterable[PathLike]]) -> Any:
+    """What tells the paths of the samples."""
+    if isinstance(paths, (str, bytes)):
+        raise TypeError(f"paths= is the path of each sample, not one: {paths!r}")
+    if dataset is None and paths is None:
+        raise TypeError("the dataset is missing: give it, or the path of each sample as paths=")
+    return dataset if paths is None else list(paths)
+
+
+def _whole(name: str, number: Any, least: int) -> Optional[int]:
+    """A number that was given as an argument, if one was."""
+    if number is None:
+        return None
+    try:
+        number = index(number)
+    except TypeError:
+        raise TypeError(f"{name} is a whole number, not {number!r}") from None
+    if number < least:
+        raise ValueError(f"{name} is at least {least}, not {number}")
+    return number
+
+
+def _mount(given: Optional[PathLike], samples: Any) -> Optional[Mount]:
+    path = first_path(samples) if given is None else given
+    if path is None:
+        _warn("the dataset is empty, so no order is announced")
+        return None
+    found = find_mount(path)
     if found is None:
-        _warn(f"{path or 'an empty dataset'} is not on a TorchFS mount, so no order is announced")
-    return found
+        _warn(f"{os.fspath(path)} is {'no' if given is not None else 'not on a'} TorchFS mount, so no order is announced")
+    return given if found and isinstance(given, Mount) else found
 
 
 def _quietly(work: Callable[..., None], *arguments: Any) -> bool:
@@ -190,4 +242,8 @@ def _quietly(work: Callable[..., None], *arguments: Any) -> bool:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(f"torchfs: {message}", RuntimeWarning, stacklevel=3)
+    """Points at the line, of neither this package nor PyTorch, that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_CALLER):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"torchfs: {message}", RuntimeWarning, stacklevel=level)
