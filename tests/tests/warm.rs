@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use torchfs_tests::{
-    Cluster, Finished, Mount, Noise, exit, fuse_or_skip, mounted_or_skip, run, wait_until, write_file,
+    Cluster, Finished, Mount, Noise, exit, fuse_or_skip, mounted_or_skip, run, run_with_input, wait_until, write_file,
 };
 
 const FILES: usize = 200;
@@ -114,6 +114,10 @@ fn a_cache_that_is_too_small_takes_what_comes_first_in_the_order_and_says_so() {
     }
     let check = warm(&cluster, mount.path(), &["--check", "--json", flags[0], flags[1]]);
     assert_eq!((check.code, &json(&check)["cached_files"]), (Some(exit::FAILED), &64.into()), "{}", json(&check));
+    // The same order through a pipe.
+    let mut piped = cluster.command(["warm", "--check", "--json", "--schedule", "-"]);
+    let piped = run_with_input(piped.arg(mount.path()), &fs::read(&order).expect("reads"));
+    assert_eq!(json(&piped), json(&check));
     let part = cluster.dir().join("part.txt");
     let header = "{\"folder\": \"data/class3\"}\n";
     fs::write(&part, format!("{header}{}", (40..50).map(|place| format!("{place}\n")).collect::<String>()))
@@ -160,7 +164,7 @@ fn what_cannot_be_warmed_is_named() {
         fs::write(&order, lines).expect("written");
         let text =
             warm(&cluster, mount.join("data"), &["--schedule", order.to_str().expect("UTF-8")]).failed_with(code);
-        assert!(text.contains(said), "{lines:?}: {text}");
+        assert!(text.contains(said) && text.contains("order.txt"), "{lines:?}: {text}");
     }
     let text = warm(&cluster, mount.join("data"), &["--schedule", "/no/such/order"]).failed_with(exit::NOT_FOUND);
     assert!(text.contains("/no/such/order"), "{text}");
@@ -224,7 +228,7 @@ fn what_is_pinned_stays_under_pressure_and_over_a_remount_until_it_is_unpinned()
     let class_bytes = FILES / 4 * FILE_BYTES;
     let class = |mount: &Mount| mount.join("data/class0");
     let text = pin(&cluster, mount.join("data")).failed_with(exit::NO_SPACE);
-    for said in ["3276800 bytes", "1048576", "--cache-size"] {
+    for said in ["3.12 MiB are there", "room for 1.00 MiB", "--cache-size"] {
         assert!(text.contains(said), "'{said}' is not in: {text}");
     }
     assert_eq!(pins(&cluster, &mount), Value::Array(Vec::new()));

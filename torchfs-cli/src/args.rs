@@ -13,7 +13,7 @@ pub use values::{CacheSize, Remote, Size, address};
 pub use warm::{Pin, Unpin, Warm};
 
 use crate::exit::EXIT_CODES;
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Command, Parser, Subcommand};
 use clap_complete::Shell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -54,24 +54,31 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run a whole cluster in this process, until Ctrl-C
+    #[command(arg(without_cluster()))]
     Up(Up),
     /// Run one metadata node
+    #[command(arg(without_cluster()))]
     Meta(Meta),
     /// Run one storage node
     Store(Store),
     /// Mount the file system on a folder
     Mount(Mount),
     /// Unmount, and wait until everything is committed; cleans up after a killed mount
+    #[command(arg(without_cluster()))]
     Umount(Umount),
     /// List, store or remove what was written to a mount and could not be stored when it was closed
     Recover(Recover),
     /// Show what a mount on this machine has done: opens, hits and misses of its cache, requests and how long they took
+    #[command(arg(without_cluster()))]
     Stats(Stats),
     /// Bring files into the cache of a mount before they are read, or say how much of them is there
+    #[command(arg(without_cluster()))]
     Warm(Warm),
     /// Keep files in the cache of a mount until they are unpinned, or list which are kept
+    #[command(arg(without_cluster()))]
     Pin(Pin),
     /// Let go of files that are pinned
+    #[command(arg(without_cluster()))]
     Unpin(Unpin),
     /// Copy files and folders into TorchFS
     Put(Put),
@@ -100,13 +107,24 @@ pub enum Verb {
     /// Show or set how a folder's new files are coded
     Policy(Policy),
     /// Simulate caches: hit rates and bytes from storage for an order of opens, without a cluster
+    #[command(arg(without_cluster()))]
     Sim(Box<Sim>),
     /// Record what programs do on a mount, sum it up, or do the same again
+    #[command(arg(without_cluster()))]
     Trace(Trace),
     /// See it working: a cluster, a dataset, a mount, and nodes that fail while it is read
+    #[command(arg(without_cluster()))]
     Demo(Demo),
     /// Print a completion script for a shell
+    #[command(arg(without_cluster()))]
     Completions(Completions),
+}
+
+/// `--meta` of verbs that ask no cluster: taken, as everywhere, and not shown.
+fn without_cluster() -> Arg {
+    let global = Global::augment_args(Command::default());
+    let meta = global.get_arguments().find(|arg| arg.get_id() == "meta");
+    meta.cloned().unwrap_or_default().hide(true)
 }
 
 impl Verb {
@@ -180,10 +198,11 @@ pub struct Up {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example, on host a (the same on b and c with their --id):
-  torchfs meta --id 1 --listen 0.0.0.0:7100 --peers 1=a:7100,2=b:7100,3=c:7100 --data /var/lib/torchfs-meta
+  torchfs meta --id 1 --listen 0.0.0.0:7100 --data /var/lib/torchfs-meta \\
+      --peers 1=a:7100,2=b:7100,3=c:7100
 
-A new cluster forms when all its metadata nodes have been up together once; then a majority is enough. A node whose DIR is
-lost starts with the same --id and an empty DIR, or a backup of it, and catches up before it votes; so does one whose DIR was
+A new cluster forms when all its metadata nodes have been up together once; then a majority is enough. A node whose DIR is \
+lost starts with the same --id and an empty DIR, or a backup of it, and catches up before it votes; so does one whose DIR was \
 copied elsewhere. Two copies of one DIR do not run at the same time.")]
 pub struct Meta {
     /// This node's number, one of --peers
@@ -209,8 +228,10 @@ pub type Peers = BTreeMap<MetaId, String>;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs store --listen 0.0.0.0:7200 --advertise s1:7200 --meta a:7100,b:7100,c:7100 --data /srv/torchfs --domain host=s1,rack=r1
-  torchfs store --listen 127.0.0.1:7201 --meta 127.0.0.1:7100 --data ./store --capacity 10G
+  torchfs store --listen 0.0.0.0:7200 --advertise s1:7200 --data /srv/torchfs \\
+      --meta a:7100,b:7100,c:7100 --domain host=s1,rack=r1
+  torchfs store --listen 127.0.0.1:7201 --data ./store --capacity 10G \\
+      --meta 127.0.0.1:7100
 
 Start one on every machine with disks; each registers itself.")]
 pub struct Store {
@@ -235,13 +256,13 @@ pub struct Store {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs mount /mnt/torchfs                       until Ctrl-C or umount /mnt/torchfs
-  torchfs mount --background /mnt/torchfs          returns when the mount is usable
+  torchfs mount /mnt/torchfs                  until Ctrl-C or umount
+  torchfs mount --background /mnt/torchfs     returns when the mount is usable
   torchfs mount --cache-dir /nvme/cache --cache-size 200G /mnt/torchfs
   torchfs mount -o ro,noallow_other /mnt/torchfs
 
-Through mount(8) and fstab(5), once /sbin/mount.fuse.torchfs is a link to this program:
-  mount -t fuse.torchfs node1:7100,node2:7100,node3:7100 /mnt/torchfs -o ro,cache_size=200G")]
+Through mount(8) and fstab(5), if /sbin/mount.fuse.torchfs links to torchfs:
+  mount -t fuse.torchfs -o ro,cache_size=200G a:7100,b:7100,c:7100 /mnt/torchfs")]
 pub struct Mount {
     /// An existing folder
     pub mountpoint: PathBuf,
@@ -279,10 +300,10 @@ pub struct Mount {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs umount /mnt/torchfs            returns when all is committed and the mount's process has ended
-  torchfs umount --lazy /mnt/torchfs     although it is in use, or its process hangs
+  torchfs umount /mnt/torchfs            returns when all is committed
+  torchfs umount --lazy /mnt/torchfs     in use, or its process hangs
 
-A mount whose process was killed (\"Transport endpoint is not connected\") is cleaned away; `torchfs mount` on the
+A mount whose process was killed (\"Transport endpoint is not connected\") is cleaned away; `torchfs mount` on the \
 same folder does that by itself.")]
 pub struct Umount {
     /// Detach what is in use: it ends when the last program lets go of it
@@ -296,15 +317,15 @@ pub struct Umount {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs recover                                  what there is, in the cache folders of all mounts of this user
-  torchfs recover put 3f9a0c12                     into the file that it was written to
-  torchfs recover put 3f9a0c12 /rescued.ckpt       as a file of its own
+  torchfs recover                            what there is, of all mounts
+  torchfs recover put 3f9a0c12               into the file it was written to
+  torchfs recover put 3f9a0c12 /rescued.ckpt as a file of its own
   torchfs recover drop 3f9a0c12
-  torchfs recover --cache-dir /nvme/cache          of a mount with this --cache-dir
+  torchfs recover --cache-dir /nvme/cache    of a mount with this --cache-dir
 
-When close(2) or fsync(2) fails, as when too few nodes can be reached, the file stays as it was before, and what was written
-is kept on this machine: as much as the cache may hold, the oldest goes first. Full stripes of large files that had been
-sent by then are kept by the storage nodes, for a day. A file that was there before is listed by its inode:
+When close(2) or fsync(2) fails, as when too few nodes can be reached, the file stays as it was before, and what was written \
+is kept on this machine: as much as the cache may hold, the oldest goes first. Full stripes of large files that had been \
+sent by then are kept by the storage nodes, for a day. A file that was there before is listed by its inode: \
 `find /mnt/torchfs -inum N` names it.")]
 pub struct Recover {
     /// The cache folder of the mount [default: all below /var/cache/torchfs or ~/.cache/torchfs]
@@ -339,13 +360,13 @@ pub enum RecoverAction {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs stats                                    of the only mount on this machine
-  torchfs stats /mnt/torchfs --watch               what happens, a line per second
+  torchfs stats                         of the only mount on this machine
+  torchfs stats /mnt/torchfs --watch    what happens, a line per second
   torchfs stats /mnt/torchfs --json | jq .cache
-  torchfs stats --epochs                           a line for each epoch, and whether training waited for storage
+  torchfs stats --epochs                each epoch, and how long it waited
 
-Programs can read the same JSON from MOUNTPOINT/.torchfs/stats. Counters begin when the mount does. A read is a hit when
-it did not wait for storage. An epoch is what was announced under its number (docs/schedule.md); `-` is everything else.
+Programs can read the same JSON from MOUNTPOINT/.torchfs/stats. Counters begin when the mount does. A read is a hit when \
+it did not wait for storage; reads that the kernel answers out of its page cache come to no mount, and are not counted. An epoch is what was announced under its number (docs/schedule.md); `-` is everything else. \
 `late` files were on their way when they were opened, `wasted` ones were fetched ahead and left before they were.")]
 pub struct Stats {
     /// Where it is mounted, or a path inside [default: the only mount there is]
@@ -365,10 +386,12 @@ pub struct Stats {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs put model.ckpt /checkpoints/             into an existing folder
-  torchfs put -r ./imagenet /datasets/imagenet     a folder; small files are packed
-  tar c . | torchfs put - /backup.tar              from stdin
-  torchfs put <(zcat labels.gz) /labels            what a pipe or device gives; with -r it is kept as what it is")]
+  torchfs put model.ckpt /checkpoints/          into an existing folder
+  torchfs put -r ./imagenet /datasets/imagenet  a folder; small files are packed
+  tar c . | torchfs put - /backup.tar           from stdin
+  torchfs put <(zcat labels.gz) /labels         what a pipe or device gives
+
+With -r, pipes and devices are kept as what they are.")]
 pub struct Put {
     /// Folders too, with everything in them
     #[arg(short, long)]
@@ -430,7 +453,7 @@ pub struct Cat {
 #[command(after_help = "\
 Examples:
   torchfs stat /datasets/labels.csv
-  torchfs stat --json /datasets/labels.csv         with extents, stripes and their nodes")]
+  torchfs stat --json /datasets/labels.csv     with extents, stripes and nodes")]
 pub struct Stat {
     /// As a JSON array
     #[arg(long)]
@@ -454,8 +477,8 @@ pub struct Mkdir {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs mv /model.tmp /model.ckpt                replaces model.ckpt atomically
-  torchfs mv /a /b /archive                        into an existing folder")]
+  torchfs mv /model.tmp /model.ckpt     replaces model.ckpt atomically
+  torchfs mv /a /b /archive             into an existing folder")]
 pub struct Mv {
     /// What to move, and last where to
     #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]

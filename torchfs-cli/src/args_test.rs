@@ -2,8 +2,8 @@
 
 use super::values::{address, peers};
 use super::*;
-use clap::CommandFactory;
 use clap::error::ErrorKind;
+use clap::{Command, CommandFactory};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -26,6 +26,47 @@ fn every_verb_teaches_with_an_example() {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(help.contains(&format!("torchfs {}", command.get_name())), "{} shows no example", command.get_name());
     }
+}
+
+/// A command and all below it.
+fn with_subcommands(command: &Command) -> Vec<&Command> {
+    let below = command.get_subcommands().flat_map(with_subcommands);
+    std::iter::once(command).chain(below).collect()
+}
+
+#[test]
+fn what_follows_the_flags_is_wrapped_once() {
+    const COLUMNS: usize = 80;
+    // A paragraph is one line, which is wrapped when it is shown; other lines fit as they are.
+    let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.ends_with(':');
+    let root = Cli::command();
+    for command in with_subcommands(&root) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines: Vec<&str> = help.lines().collect();
+        for pair in lines.windows(2) {
+            assert!(!(is_prose(pair[0]) && is_prose(pair[1])), "{}: {}", command.get_name(), pair[0]);
+        }
+        for line in lines.iter().filter(|line| !is_prose(line)) {
+            assert!(line.chars().count() <= COLUMNS, "{}: {line}", command.get_name());
+        }
+    }
+}
+
+#[test]
+fn what_asks_no_cluster_shows_no_flag_for_one() {
+    let mut root = Cli::command();
+    root.build();
+    let shows = |words: &[&str]| {
+        let command = words.iter().try_fold(&root, |command, word| command.find_subcommand(word)).expect("a command");
+        command.get_arguments().any(|arg| arg.get_id() == "meta" && !arg.is_hide_set())
+    };
+    for words in [&["sim"][..], &["trace", "summary"], &["trace", "replay"], &["stats"], &["warm"], &["pin"]] {
+        assert!(!shows(words), "{words:?}");
+    }
+    assert!(shows(&["ls"]) && shows(&["mount"]) && shows(&["recover", "put"]));
+    // It is taken all the same.
+    assert_eq!(parse(&["warm", "m", "--meta", "a:1,b:2"]).expect("parses").global.meta, ["a:1", "b:2"]);
+    assert_eq!(parse(&["--meta", "a:1", "trace", "summary", "f"]).expect("parses").global.meta, ["a:1"]);
 }
 
 #[test]
@@ -175,6 +216,14 @@ fn sizes_are_binary_unless_they_say_b() {
     for bad in ["", "G", "10X", "-1", "1.2.3", "99999999999P", "ten"] {
         assert!(bad.parse::<Size>().is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_part_is_one_of_a_disk_or_of_all_files() {
+    let message = parse(&["sim", "--cache", "200%"]).expect_err("refused").to_string();
+    assert!(message.contains("'200%' is no part of all files: write 1% to 100%"), "{message}");
+    let message = parse(&["mount", "m", "--cache-size", "200%"]).expect_err("refused").to_string();
+    assert!(message.contains("'200%' is no part of a disk"), "{message}");
 }
 
 #[test]

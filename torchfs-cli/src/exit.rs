@@ -58,7 +58,7 @@ Exit codes:
   7    data lost or corrupt
   8    no space left
   9    wrong cluster, not TorchFS, or another version of it
-  10   a folder where a file is expected, a file where a folder is, or a folder that is not empty
+  10   a folder where a file is expected or the reverse, or a folder not empty
   130  interrupted";
 
 impl From<Kind> for Exit {

@@ -170,6 +170,11 @@ pub fn count_text(count: u64) -> String {
     text
 }
 
+/// `1 miss`, `1,234 misses`.
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count_text(count), if count == 1 { one } else { many })
+}
+
 /// `2026-11-22T01:02:03Z`, with nanoseconds if there are any. UTC, so that it does not depend on who looks.
 pub fn time_text(time: Timestamp) -> String {
     let (year, month, day) = civil_date(time.seconds.div_euclid(86_400));

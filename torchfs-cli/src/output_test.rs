@@ -61,6 +61,9 @@ fn sizes_have_three_digits() {
     assert_eq!(count_text(0), "0");
     assert_eq!(count_text(999), "999");
     assert_eq!(count_text(1_234_567), "1,234,567");
+    assert_eq!(counted(1, "miss", "misses"), "1 miss");
+    assert_eq!(counted(3009, "hit", "hits"), "3,009 hits");
+    assert_eq!(counted(0, "file", "files"), "0 files");
 }
 
 #[test]

@@ -10,19 +10,19 @@ use torchfs_core::sim::Announce;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs sim                                      what announcing a shuffled order gives, for four cache sizes
-  torchfs sim --order sequential --policy fifo,lru --prefetch none,sequential,history
+  torchfs sim                               what announcing an order gives
+  torchfs sim --order sequential --policy fifo,lru --prefetch none,history
   torchfs sim --files 1281167 --size 110KB --cache 100G,200G --epochs 3
-  torchfs sim --cache 25% --workers 4 --batch 64 --fetch-opens 8     epoch by epoch
+  torchfs sim --cache 25% --workers 4 --fetch-opens 8        epoch by epoch
   torchfs sim --policy fifo,lru,schedule --prefetch none --plot hits.svg
-  torchfs sim train.trace --cache 10%,50%          files in the order in which programs opened them
+  torchfs sim train.trace --cache 10%,50%   in the order in which programs read
 
-A hit is a file that was in the cache, whole, when it was opened; late is one that was on its way. Rates are of the epochs
-after the first, which finds the cache empty. \"least\" is what Belady's rule fetches, which knows all opens: nothing fetches
-less of files of one size. Orders are announced for --prefetch schedule, and for --policy schedule without prefetch; all else
+A hit is a file that was in the cache, whole, when it was opened; late is one that was on its way. Rates are of the epochs \
+after the first, which finds the cache empty. \"least\" is what Belady's rule fetches, which knows all opens: nothing fetches \
+less of files of one size. Orders are announced for --prefetch schedule, and for --policy schedule without prefetch; all else \
 gets no hint. A cache size is bytes, or a part of all files.
 
-TRACE is what `torchfs trace record` made, or a text with a path per line, and after a tab its bytes, if they are not --size; an
+TRACE is what `torchfs trace record` made, or a text with a path per line, and after a tab its bytes, if they are not --size; an \
 empty line ends an epoch. Files are listed in the order of their paths.")]
 pub struct Sim {
     /// Files in the order of their opens; - is stdin [default: files that are made up]
@@ -50,7 +50,7 @@ pub struct Sim {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub batch: u32,
     /// How much the cache holds
-    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', default_value = "5%,25%,50%,75%")]
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', default_value = "5%,25%,50%,75%", value_parser = CacheSize::of_files)]
     pub cache: Vec<CacheSize>,
     /// What leaves a full cache first: fifo, filo, lru, lfu, schedule
     #[arg(long, value_name = "POLICY,...", value_delimiter = ',', default_value = "schedule")]

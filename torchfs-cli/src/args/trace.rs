@@ -8,10 +8,10 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs trace record /mnt/torchfs train.trace            until Ctrl-C
-  torchfs trace summary train.trace --plot train.svg       what was opened, epoch by epoch
-  torchfs trace replay train.trace /mnt/other --speed max  the same opens and reads, elsewhere
-  torchfs sim train.trace --cache 10%,50%                  what a cache would have made of it")]
+  torchfs trace record /mnt/torchfs train.trace        until Ctrl-C
+  torchfs trace summary train.trace --plot train.svg   what was opened
+  torchfs trace replay train.trace /mnt/other          the same again, elsewhere
+  torchfs sim train.trace --cache 10%,50%              what a cache makes of it")]
 pub struct Trace {
     #[command(subcommand)]
     pub action: TraceAction,
@@ -33,10 +33,10 @@ Examples:
   torchfs trace record /mnt/torchfs train.trace            until Ctrl-C
   torchfs trace record /mnt/torchfs train.trace --for 10m
 
-Each operation is recorded with its file, handle, offset, length, thread, time, duration and result, in some 20 bytes. Names are
-recorded when they are looked up, so begin before the program that reads. What the kernel answers by itself is not seen: reads of
-files that its page cache still has, or that were open before. Opens and closes always are. The mount does nothing for this while nobody records, and loses records rather than wait for the
-recorder; how many is in the file.")]
+Each operation is recorded with its file, handle, offset, length, thread, time, duration and result, in some 20 bytes. Names are \
+recorded when they are looked up, so begin before the program that reads. What the kernel answers by itself is not seen: reads of \
+files that its page cache still has, or that were open before. Opens and closes always are. The mount does nothing for this while \
+nobody records, and loses records rather than wait for the recorder; how many is in the file.")]
 pub struct TraceRecord {
     /// Where it is mounted
     pub mountpoint: PathBuf,
@@ -54,9 +54,9 @@ Examples:
   torchfs trace summary train.trace --files 100 --plot train.svg
   torchfs trace summary train.trace --json | jq '.epochs[].opens'
 
-An epoch begins when files that were opened for reading are opened again: at the first of several such opens close together, so
-that a label file that every worker opens begins none. Several programs that read the same files at once look like more epochs.
-\"read\" counts what went through the mount's process; the kernel reads by itself what it has in its page cache, and large cached files.
+An epoch begins when files that were opened for reading are opened again: at the first of several such opens close together, so \
+that a label file that every worker opens begins none. Several programs that read the same files at once look like more epochs. \
+\"read\" counts what went through the mount's process; the kernel reads by itself what it has in its page cache. \
 The picture has a dot for each open for reading: to the right the time, upward the files in the order of their first open.")]
 pub struct TraceSummary {
     /// A recording
@@ -75,12 +75,12 @@ pub struct TraceSummary {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  torchfs trace replay train.trace /mnt/torchfs                 with the pauses that the program made
+  torchfs trace replay train.trace /mnt/torchfs       with the program's pauses
   torchfs trace replay train.trace /mnt/torchfs --speed max --reads whole
-  torchfs trace replay train.trace /nvme/scratch --make-files   beside a local disk
+  torchfs trace replay train.trace /nvme --make-files on a local disk
 
-Opens for reading, their reads and closes are repeated; what changes files is not. What one thread did is done by one thread, in
-the same order and with the same pauses between the end of a step and the next; threads that were never there at the same time share
+Opens for reading, their reads and closes are repeated; what changes files is not. What one thread did is done by one thread, in \
+the same order and with the same pauses between the end of a step and the next; threads that were never there at the same time share \
 one. Files that cannot be opened are counted, and the exit code is 1 then.")]
 pub struct TraceReplay {
     /// A recording

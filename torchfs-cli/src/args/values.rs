@@ -113,21 +113,21 @@ impl FromStr for Size {
     }
 }
 
-/// How much a cache may hold: a [`Size`], or `25%` of its disk.
+/// How much a cache may hold: a [`Size`], or `25%` of its disk or, where there is none, of all files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheSize {
     /// So many bytes.
     Bytes(u64),
-    /// So many hundredths of the disk.
+    /// So many hundredths of the disk, or of the files.
     Percent(u8),
 }
 
 impl CacheSize {
-    /// In bytes, on a disk of so many.
-    pub fn of_disk(self, disk_bytes: u64) -> u64 {
+    /// In bytes, of a disk or of files of so many.
+    pub fn of(self, whole_bytes: u64) -> u64 {
         match self {
             CacheSize::Bytes(bytes) => bytes,
-            CacheSize::Percent(percent) => (u128::from(disk_bytes) * u128::from(percent) / 100) as u64,
+            CacheSize::Percent(percent) => (u128::from(whole_bytes) * u128::from(percent) / 100) as u64,
         }
     }
 }
@@ -146,13 +146,24 @@ impl FromStr for CacheSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        CacheSize::parse(text, "a disk")
+    }
+}
+
+impl CacheSize {
+    fn parse(text: &str, whole: &str) -> Result<Self, String> {
         let Some(number) = text.strip_suffix('%') else {
             return text.parse().map(|Size(bytes)| CacheSize::Bytes(bytes));
         };
         match number.trim_end().parse() {
             Ok(percent @ 1..=100) => Ok(CacheSize::Percent(percent)),
-            _ => Err(format!("'{text}' is no part of a disk: write 1% to 100%")),
+            _ => Err(format!("'{text}' is no part of {whole}: write 1% to 100%")),
         }
+    }
+
+    /// Parses one of which a part is one of all files.
+    pub fn of_files(text: &str) -> Result<Self, String> {
+        CacheSize::parse(text, "all files")
     }
 }
 

@@ -46,7 +46,7 @@ impl Place {
     async fn of(path: &Path, real: fn(&Path) -> std::io::Result<PathBuf>) -> Outcome<Place> {
         let shown = path.display().to_string();
         let given = path.to_owned();
-        let finding = tokio::time::timeout(ANSWER_DEADLINE, blocking(move || find(real(&given)))).await;
+        let finding = tokio::time::timeout(ANSWER_DEADLINE, blocking(move || find(&given, real(&given)))).await;
         let hangs = |_| Err(Failure::new(Exit::Unavailable, "the mount does not answer"));
         finding.unwrap_or_else(hangs).map_err(|failure| failure.context(shown))
     }
@@ -62,14 +62,31 @@ fn real_path(path: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-fn find(real: std::io::Result<PathBuf>) -> Outcome<Place> {
+/// The error of a mount whose process was killed; `None` for any other.
+pub fn killed(path: &Path, error: &std::io::Error) -> Option<Failure> {
+    if error.raw_os_error() != Some(libc::ENOTCONN) {
+        return None;
+    }
+    let mounts = mountpoints().unwrap_or_default();
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mountpoint = around(&absolute, &mounts).map_or("MOUNTPOINT".to_owned(), |mount| mount.display().to_string());
+    let hint =
+        format!("`torchfs mount {mountpoint}` mounts it again; `torchfs umount {mountpoint}` cleans away what is left");
+    Some(Failure::new(Exit::Unavailable, "the process of the mount was killed").hint(hint))
+}
+
+/// The mountpoint that a path is below.
+fn around<'a>(path: &Path, mountpoints: &'a [PathBuf]) -> Option<&'a PathBuf> {
+    mountpoints.iter().filter(|mount| path.starts_with(mount)).max_by_key(|mount| mount.as_os_str().len())
+}
+
+fn find(given: &Path, real: std::io::Result<PathBuf>) -> Outcome<Place> {
     let real = real.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::new(Exit::NotFound, "no such file or folder"),
-        _ => Failure::from(Error::io("look for it", error)),
+        _ => killed(given, &error).unwrap_or_else(|| Failure::from(Error::io("look for it", error))),
     })?;
     let mounts = mountpoints()?;
-    let around = mounts.iter().filter(|mount| real.starts_with(mount)).max_by_key(|mount| mount.as_os_str().len());
-    let Some(mountpoint) = around else {
+    let Some(mountpoint) = around(&real, &mounts) else {
         let hint = match mounts.first() {
             Some(first) => format!("give a path below {}, where one is mounted", first.display()),
             None => "none is mounted on this machine; `torchfs mount MOUNTPOINT` mounts one".to_owned(),
@@ -84,7 +101,7 @@ fn find(real: std::io::Result<PathBuf>) -> Outcome<Place> {
     Ok(Place { mountpoint: mountpoint.clone(), path: format!("/{path}") })
 }
 
-/// Asks a mount, with the order in a file if there is one, and gives its last answer. Others are handed to `said` as they come.
+/// Asks a mount, with the order in a file if there is one (`-` is stdin), and gives its last answer. Others are handed to `said` as they come.
 /// Dropping it ends what is under way.
 ///
 /// # Errors
@@ -115,26 +132,31 @@ impl Drop for Stopping {
 }
 
 fn begin(mountpoint: &Path, request: &Request, order: Option<&Path>) -> Outcome<File> {
-    let order = match order {
-        Some(path) => Some((path, File::open(path).io(|| format!("open {}", path.display()))?)),
+    let order: Option<(String, Box<dyn Read>)> = match order {
+        Some(path) if path == Path::new("-") => Some(("stdin".to_owned(), Box::new(std::io::stdin()))),
+        Some(path) => {
+            let shown = path.display().to_string();
+            let opened = File::open(path).io(|| format!("open {shown}"))?;
+            Some((shown, Box::new(opened)))
+        }
         None => None,
     };
     let mut file = open(mountpoint)?;
     let mut line = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     line.push(b'\n');
     file.write_all(&line).io(|| "ask the mount")?;
-    let Some((path, mut order)) = order else { return Ok(file) };
+    let Some((shown, mut order)) = order else { return Ok(file) };
     let (mut buffer, mut is_empty) = (vec![0; WRITE_BYTES], true);
     loop {
-        let read = order.read(&mut buffer).io(|| format!("read {}", path.display()))?;
+        let read = order.read(&mut buffer).io(|| format!("read {shown}"))?;
         if read == 0 && is_empty {
-            return Err(Failure::usage(format!("{} is empty: it names no file", path.display())));
+            return Err(Failure::usage(format!("{shown} is empty: it names no file")));
         }
         if read == 0 {
             return Ok(file);
         }
         is_empty = false;
-        file.write_all(&buffer[..read]).io(|| format!("send {} to the mount", path.display()))?;
+        file.write_all(&buffer[..read]).io(|| format!("send {shown} to the mount"))?;
     }
 }
 
@@ -148,7 +170,8 @@ fn open(mountpoint: &Path) -> Outcome<File> {
         }
         ErrorKind::NotFound => Failure::new(Exit::WrongPeer, format!("{shown} takes no requests"))
             .hint("it is a part of a mount, or the mount of an older torchfs"),
-        _ => Failure::from(Error::io(format!("ask the mount on {shown}"), error)),
+        _ => killed(mountpoint, &error)
+            .unwrap_or_else(|| Failure::from(Error::io(format!("ask the mount on {shown}"), error))),
     })
 }
 
@@ -168,5 +191,23 @@ fn listen(mut file: impl BufRead, is_stopping: &AtomicBool, mut said: impl FnMut
             last if last.is_last() => return Ok(last),
             other => said(&other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_killed_mount_it_is_said_what_mounts_it_again() {
+        let error = std::io::Error::from_raw_os_error(libc::ENOTCONN);
+        let failure = killed(Path::new("/no/mount"), &error).expect("it is that error");
+        let text = failure.context("/no/mount").lines("stats").join("\n");
+        assert!(text.starts_with("torchfs: stats /no/mount: the process of the mount was killed\n"), "{text}");
+        assert!(text.contains("`torchfs mount ") && text.contains("`torchfs umount "), "{text}");
+        assert!(killed(Path::new("/no/mount"), &ErrorKind::NotFound.into()).is_none());
+        let mounts = ["/mnt".into(), "/mnt/inner".into()];
+        assert_eq!(around(Path::new("/mnt/inner/a"), &mounts), Some(&mounts[1]));
+        assert_eq!(around(Path::new("/mnt/innermost"), &mounts), Some(&mounts[0]));
     }
 }

@@ -74,7 +74,7 @@ async fn dispatch(cli: Cli) -> Outcome {
         Verb::Trace(args) => trace::run(global, args, &mut stop).await,
         Verb::Completions(args) => completions::run(args),
         Verb::Umount(args) => stop.or_interrupted(umount::run(args)).await,
-        Verb::Sim(args) => stop.or_interrupted(sim::run(*args)).await,
+        Verb::Sim(args) => stop.or_interrupted(sim::run(global, *args)).await,
         verb => stop.or_interrupted(file_verb(global, verb)).await,
     }
 }

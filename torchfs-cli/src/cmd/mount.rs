@@ -6,7 +6,7 @@ use super::recover::check_nothing_is_left;
 use super::{GIVE_BACK_DEADLINE, cannot_connect, metas};
 use crate::args::{Global, Mount};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::printable;
+use crate::output::{printable, shell_quoted};
 use crate::signal::StopSignals;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Served> {
     let mountpoint = mountpoint(global, args).await?;
     let metas = metas(global)?;
     let cache_dir = cache_dir(args, &mountpoint)?;
-    let cache_bytes = args.cache_size().of_disk(disk_bytes(&cache_dir)?);
+    let cache_bytes = args.cache_size().of(disk_bytes(&cache_dir)?);
     let client = Client::builder().metas(metas.clone()).cache_dir(&cache_dir).cache_bytes(cache_bytes);
     let client = client.eviction(args.eviction()).prefetch(args.prefetch());
     let client = client.connect().await.map_err(|error| match error.kind() {
@@ -101,11 +101,21 @@ fn disk_bytes(folder: &Path) -> Outcome<u64> {
 async fn mountpoint(global: &Global, args: &Mount) -> Outcome<PathBuf> {
     let shown = printable(args.mountpoint.as_os_str().as_bytes());
     let path = args.mountpoint.clone();
-    let cleaned = tokio::task::spawn_blocking(move || clear_mountpoint(&path)).await.unwrap_or(Ok(false))?;
+    let cleaned = tokio::task::spawn_blocking(move || clear_mountpoint(&path)).await.unwrap_or(Ok(false));
+    let cleaned = cleaned.map_err(|error| no_mountpoint(args, error))?;
     if cleaned && !global.quiet {
         eprintln!("{shown} was still mounted by a process that was killed; cleaned up");
     }
-    Ok(args.mountpoint.canonicalize().io(|| shown)?)
+    args.mountpoint.canonicalize().io(|| shown).map_err(|error| no_mountpoint(args, error))
+}
+
+fn no_mountpoint(args: &Mount, error: torchfs_core::Error) -> Failure {
+    let path = args.mountpoint.as_os_str().as_bytes();
+    match error.kind() {
+        Kind::NotFound => Failure::new(Exit::NotFound, format!("no folder {}", printable(path)))
+            .hint(format!("make it first: mkdir -p {}", shell_quoted(path))),
+        _ => error.into(),
+    }
 }
 
 async fn check_usable(mountpoint: &Path) -> Outcome {

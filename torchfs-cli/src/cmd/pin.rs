@@ -18,16 +18,18 @@ pub async fn run(global: &Global, args: Pin) -> Outcome {
     }
     let (mut tally, mut out, mut pinned) = (Tally::new("pin"), output::stdout(), Vec::new());
     for path in &args.paths {
-        let began = Instant::now();
-        let warmth = pin(global, path).await;
-        if let Ok(warmth) = &warmth {
-            let shown = path.display().to_string();
-            if !args.json {
-                write_text(&mut out, &shown, warmth, Some(began.elapsed().as_secs_f64()))?;
+        let (began, shown) = (Instant::now(), path.display().to_string());
+        let outcome = match pin(global, path).await {
+            Ok((mountpoint, warmth)) => {
+                if !args.json {
+                    write_text(&mut out, &shown, &warmth, Some(began.elapsed().as_secs_f64()))?;
+                }
+                let outcome = finished(&shown, &mountpoint, &warmth);
+                pinned.push(warmth);
+                outcome
             }
-            pinned.push(warmth.clone());
-        }
-        let outcome = warmth.and_then(|warmth| finished(&path.display().to_string(), &warmth));
+            Err(failure) => Err(failure.context(shown)),
+        };
         tally.note(outcome)?;
     }
     if args.json {
@@ -37,15 +39,31 @@ pub async fn run(global: &Global, args: Pin) -> Outcome {
     tally.finish()
 }
 
-async fn pin(global: &Global, path: &Path) -> Outcome<Warmth> {
+/// Pins a path; the mount that it is in, and how much is there.
+async fn pin(global: &Global, path: &Path) -> Outcome<(PathBuf, Warmth)> {
     let place = Place::find(path).await?;
     let request = Request::Pin { path: place.path.clone() };
-    let done = bring(global, place, request, None).await;
-    done.map_err(|failure| match failure.exit {
-        Exit::NoSpace => failure.hint("unpin something, pin less, or mount with a larger --cache-size"),
-        _ => failure,
-    })
-    .map_err(|failure| failure.context(path.display()))
+    match bring(global, place.clone(), request, None).await {
+        Err(refused) if refused.exit == Exit::NoSpace => Err(too_much(place, refused).await),
+        done => Ok((place.mountpoint, done?)),
+    }
+}
+
+/// How much was to be pinned and how much room there is, as people read it.
+async fn too_much(place: Place, refused: Failure) -> Failure {
+    let asked = ask(place.mountpoint, Request::Check { path: place.path }, None, |_| {}).await;
+    match asked {
+        Ok(Answer::Done(warmth)) if warmth.bytes > warmth.room_bytes => {
+            let (bytes, room) = (size_text(warmth.bytes), size_text(warmth.room_bytes));
+            let hint = "`torchfs pin --list` shows what is pinned; `torchfs mount --cache-size SIZE` sets the limit";
+            Failure::new(
+                Exit::NoSpace,
+                format!("{bytes} are there, and the cache has room for {room} that is not pinned"),
+            )
+            .hint(hint)
+        }
+        _ => refused.without_hint(),
+    }
 }
 
 async fn list(args: Pin) -> Outcome {

@@ -2,35 +2,46 @@
 
 mod trace;
 
-use crate::args::{CacheSize, Order, Sim};
-use crate::exit::{Failure, Outcome};
+use super::blocking;
+use crate::args::{CacheSize, Global, Order, Sim};
+use crate::exit::Outcome;
 use crate::output::json::{Simulated, SimulatedRun};
 use crate::output::plot::{Axis, Chart, Marks, Series};
 use crate::output::{self, count_text, json, size_text, table};
+use crate::progress::Bar;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use torchfs_core::IoContext;
 use torchfs_core::cache::policy::Eviction;
+use torchfs_core::client::Progress;
 use torchfs_core::prefetch::Prefetch;
-use torchfs_core::sim::{Announce, EpochOrder, Settings, Workload, simulate};
+use torchfs_core::sim::{Announce, EpochOrder, Settings, Workload, simulate_watched};
 use torchfs_core::trace::{MAGIC, Opens};
 
-pub async fn run(args: Sim) -> Outcome {
-    let running = tokio::task::spawn_blocking(move || run_blocking(&args));
-    running.await.unwrap_or_else(|error| Err(Failure::from(io::Error::other(error))))
+pub async fn run(global: &Global, args: Sim) -> Outcome {
+    let progress = Arc::<Progress>::default();
+    let bar = Bar::of("epochs", "sim", progress.clone(), global);
+    let args = Arc::new(args);
+    let simulated = blocking({
+        let args = args.clone();
+        move || simulated(&args, &workload(&args)?, &progress)
+    });
+    let simulated = simulated.await;
+    drop(bar);
+    blocking(move || show(&args, &simulated?)).await
 }
 
-fn run_blocking(args: &Sim) -> Outcome {
-    let workload = workload(args)?;
-    let simulated = simulated(args, &workload)?;
+fn show(args: &Sim, simulated: &Simulated) -> Outcome {
     if let Some(path) = &args.plot {
-        std::fs::write(path, draw(&simulated)).io(|| path.display().to_string())?;
+        std::fs::write(path, draw(simulated)).io(|| path.display().to_string())?;
     }
     let mut out = output::stdout();
     match (args.json, simulated.runs.as_slice()) {
-        (true, _) => json::write(&mut out, &simulated)?,
-        (false, [run]) => write_epochs(&mut out, &simulated, run)?,
-        (false, _) => write_runs(&mut out, &simulated)?,
+        (true, _) => json::write(&mut out, simulated)?,
+        (false, [run]) => write_epochs(&mut out, simulated, run)?,
+        (false, _) => write_runs(&mut out, simulated)?,
     }
     Ok(out.flush()?)
 }
@@ -86,21 +97,26 @@ fn order_text(args: &Sim) -> String {
     }
 }
 
-fn simulated(args: &Sim, workload: &Workload) -> Outcome<Simulated> {
+fn simulated(args: &Sim, workload: &Workload, progress: &Progress) -> Outcome<Simulated> {
     let bytes = workload.dataset().bytes();
+    let runs = args.policy.len() * args.prefetch.len() * args.cache.len();
+    progress.files_total.store((runs * workload.epochs().len()) as u64, Relaxed);
     let mut runs = Vec::new();
     for (&policy, &prefetch) in args.policy.iter().flat_map(|policy| args.prefetch.iter().map(move |p| (policy, p))) {
         for &cache in &args.cache {
             let announce = announced(args, policy, prefetch);
             let settings = Settings {
-                cache_bytes: cache.of_disk(bytes),
+                cache_bytes: cache.of(bytes),
                 eviction: policy,
                 prefetch,
                 announce,
                 fetch_ticks: args.fetch_opens,
                 fetches_max: args.fetches as usize,
             };
-            runs.push(SimulatedRun::new(cache_text(cache), &settings, &simulate(workload, &settings)?));
+            let report = simulate_watched(workload, &settings, |_| {
+                progress.files.fetch_add(1, Relaxed);
+            })?;
+            runs.push(SimulatedRun::new(cache_text(cache), &settings, &report));
         }
     }
     let files = workload.dataset().files().len() as u64;

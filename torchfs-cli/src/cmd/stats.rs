@@ -2,17 +2,17 @@
 
 mod epochs;
 
-use super::control::Place;
+use super::control::{Place, killed};
 use crate::args::Stats;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{self, count_text, json, micros_text, size_text, table};
-use std::io::{self, Write};
+use crate::output::{self, count_text, counted, json, micros_text, size_text, table};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use torchfs_core::cache::CacheStats;
 use torchfs_core::observe::LatencyStats;
-use torchfs_core::{Error, IoContext, Kind};
+use torchfs_core::{Error, Kind};
 use torchfs_fuse::{MountStats, mountpoints};
 
 /// Every so many lines the head of the table is written again.
@@ -72,11 +72,11 @@ async fn read(mountpoint: &Path) -> Outcome<MountStats> {
         return Err(Failure::new(Exit::Unavailable, format!("the mount on {mount} does not answer")));
     };
     let text = text.unwrap_or_else(|_| Err(io::Error::other("reading was given up")));
-    let text = text.io(|| mount.clone()).map_err(|error| match error.kind() {
-        Kind::NotFound | Kind::NotDirectory => {
+    let text = text.map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {
             Failure::new(Exit::NotFound, format!("{mount} is not the mountpoint of a TorchFS"))
         }
-        _ => Failure::from(error),
+        _ => killed(mountpoint, &error).unwrap_or_else(|| Error::io("read its stats", error).into()).context(&mount),
     })?;
     let parsed = serde_json::from_str(&text);
     Ok(parsed.map_err(|error| Error::caused(Kind::Protocol, format!("{mount}: another version of torchfs"), error))?)
@@ -102,13 +102,17 @@ fn show_epochs(out: &mut impl Write, stats: &MountStats, as_json: bool) -> Outco
 
 fn write_text(out: &mut impl Write, stats: &MountStats) -> io::Result<()> {
     writeln!(out, "mounted for {} s", count_text(stats.uptime_seconds))?;
+    // One is that of whoever asks for this.
+    let others = stats.operations_in_flight.saturating_sub(1);
     writeln!(
         out,
-        "{} opens, {} of them read by the kernel itself; {} operations under way",
-        count_text(stats.opens),
-        count_text(stats.passthrough_opens),
-        stats.operations_in_flight,
+        "{}; {} under way",
+        counted(stats.opens, "file was opened", "files were opened"),
+        counted(others, "operation", "operations"),
     )?;
+    if stats.passthrough_opens > 0 {
+        writeln!(out, "{} of these the kernel reads from the cache by itself", count_text(stats.passthrough_opens))?;
+    }
     if let Some(reason) = &stats.passthrough_refused {
         writeln!(out, "the kernel does not read cached files by itself: {reason}")?;
     }
@@ -140,43 +144,45 @@ fn write_text(out: &mut impl Write, stats: &MountStats) -> io::Result<()> {
 fn write_cache(out: &mut impl Write, stats: &MountStats, cache: &CacheStats) -> io::Result<()> {
     writeln!(
         out,
-        "cache: {} of {} in {} files; {} evicted (eviction {})",
+        "cache: {} of {} in {}; {} evicted (eviction {})",
         size_text(cache.used_bytes),
         size_text(cache.limit_bytes),
-        count_text(cache.files),
+        counted(cache.files, "file", "files"),
         count_text(cache.evictions),
         stats.eviction,
     )?;
     writeln!(
         out,
-        "{} files fetched ahead, {} of them left unread (prefetch {})",
-        count_text(cache.ahead_files),
+        "{} fetched ahead, {} of them left unread (prefetch {})",
+        counted(cache.ahead_files, "file", "files"),
         count_text(cache.ahead_wasted),
         stats.prefetch,
     )?;
     if cache.pinned_files > 0 {
-        writeln!(out, "pinned: {} in {} files", size_text(cache.pinned_bytes), count_text(cache.pinned_files))?;
+        let files = counted(cache.pinned_files, "file", "files");
+        writeln!(out, "pinned: {} in {files}", size_text(cache.pinned_bytes))?;
     }
     writeln!(
         out,
-        "reads: {} hits, {} misses ({}); {} from the cache, {} from storage",
-        count_text(cache.hits),
-        count_text(cache.misses),
+        "reads that came to the mount: {}, {} ({}); {} from the cache, {} from storage",
+        counted(cache.hits, "hit", "hits"),
+        counted(cache.misses, "miss", "misses"),
         rate_text(cache.hits, cache.misses),
         size_text(cache.cache_bytes),
         size_text(cache.storage_bytes),
     )?;
+    writeln!(out, "  (the kernel answers others from its own memory, of which the mount learns nothing)")?;
     if cache.sibling_bytes > 0 {
         writeln!(out, "{} were copied from other mounts that share the cache folder", size_text(cache.sibling_bytes))?;
     }
     Ok(())
 }
 
-/// What part of the reads did not wait for storage.
+/// What part of the reads did not wait for storage; whole only if all did not.
 fn rate_text(hits: u64, misses: u64) -> String {
     match hits + misses {
         0 => "no reads".to_owned(),
-        all => format!("{:.1} % hits", hits as f64 * 100.0 / all as f64),
+        all => format!("{:.1} % hits", (hits as f64 * 1000.0 / all as f64).floor() / 10.0),
     }
 }
 
@@ -238,4 +244,43 @@ fn write_change(
 
 fn cache_of(stats: &MountStats) -> CacheStats {
     stats.cache.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats() -> MountStats {
+        let cache = CacheStats { hits: 3009, misses: 1, files: 1, ..CacheStats::default() };
+        MountStats {
+            uptime_seconds: 60,
+            opens: 45_000,
+            passthrough_opens: 0,
+            passthrough_refused: None,
+            operations_in_flight: 1,
+            eviction: "schedule".to_owned(),
+            prefetch: "auto".to_owned(),
+            cache: Some(cache),
+            epochs: Vec::new(),
+            metadata_remembered: 0,
+            requests: Default::default(),
+        }
+    }
+
+    fn shown(stats: &MountStats) -> String {
+        let mut out = Vec::new();
+        write_text(&mut out, stats).expect("writes to memory");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn one_of_a_thing_is_no_plural_and_asking_is_no_operation() {
+        let text = shown(&stats());
+        assert!(text.contains("\n45,000 files were opened; 0 operations under way\n"), "{text}");
+        assert!(text.contains("reads that came to the mount: 3,009 hits, 1 miss (99.9 % hits)"), "{text}");
+        assert!(text.contains(" in 1 file; "), "{text}");
+        assert!(!text.contains("by itself"), "nothing is said of what does not happen: {text}");
+        let text = shown(&MountStats { passthrough_opens: 7, operations_in_flight: 3, ..stats() });
+        assert!(text.contains("2 operations under way\n7 of these the kernel reads"), "{text}");
+    }
 }

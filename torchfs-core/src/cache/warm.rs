@@ -69,6 +69,16 @@ impl Warmth {
     pub fn is_complete(&self) -> bool {
         self.cached_files == self.files
     }
+
+    fn note_cached(&mut self, file: DataFile) {
+        self.cached_files += 1;
+        self.cached_bytes += file.bytes;
+    }
+
+    fn note_left_out(&mut self, file: DataFile) {
+        self.left_out_files += 1;
+        self.left_out_bytes += file.bytes;
+    }
 }
 
 /// Files that are being brought into a cache. Ends when it is dropped; what has come stays.
@@ -85,11 +95,14 @@ impl Warming {
         self.look(|list| list.map(|list| list.warmth.clone()).unwrap_or_default())
     }
 
-    /// Returns when nothing is to come any more.
+    /// Returns when nothing is to come any more; then [`Warming::warmth`] is what is there now.
     pub async fn ended(&self) {
         let is_over = |list: Option<&List>| list.is_none_or(|list| list.pending.is_empty() && list.awaited.is_empty());
         while !self.look(is_over) {
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+        while !self.shared.index().count_on(self.number) {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -120,12 +133,34 @@ pub(super) struct Warmings {
 #[derive(Debug)]
 struct List {
     files: Arc<Dataset>,
-    /// By number: those that fit.
-    chosen: Vec<bool>,
+    /// By number.
+    lots: Vec<Lot>,
     /// Numbers of those that are to be looked at, the next one last.
     pending: Vec<u32>,
     awaited: HashMap<u32, Awaited>,
     failures: u32,
+    /// While files come: what was there at the beginning, and what has come since.
+    warmth: Warmth,
+    last_count: LastCount,
+}
+
+/// What is to become of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lot {
+    /// Nobody asks for it.
+    Ignored,
+    /// It fits.
+    Chosen,
+    /// There is no room for it. It may be there all the same, until its place is needed.
+    LeftOut,
+}
+
+/// What is there when nothing is to come any more. Some of what was there at the beginning has left for the rest, and what has
+/// come may have left for what others read.
+#[derive(Debug, Default)]
+struct LastCount {
+    /// The number of the next file to look at.
+    next: usize,
     warmth: Warmth,
 }
 
@@ -197,18 +232,22 @@ impl Shared {
         let mut room = self.room_bytes().saturating_sub(self.index().set_aside_bytes());
         let mut list = List {
             files: files.clone(),
-            chosen: vec![false; files.files().len()],
+            lots: vec![Lot::Ignored; files.files().len()],
             pending: Vec::new(),
             awaited: HashMap::new(),
             failures: 0,
             warmth: Warmth { room_bytes: room, limit_bytes: self.limit_bytes, ..Warmth::default() },
+            last_count: LastCount::default(),
         };
-        let (mut seen, mut held) = (vec![false; files.files().len()], Vec::new());
+        let mut held = Vec::new();
         for part in order.chunks(LOOKED_AT_ONCE) {
             let index = self.index();
-            for &at in part.iter().filter(|&&at| !std::mem::replace(&mut seen[at as usize], true)) {
+            for &at in part {
+                if list.lots[at as usize] != Lot::Ignored {
+                    continue;
+                }
                 let file = files.files()[at as usize];
-                let (is_held, stays) = (index.is_whole(&file), index.keeps(file.key.ino));
+                let (is_held, stays) = (is_whole(&index.slots, &file), index.keeps(file.key.ino));
                 let fits = stays || file.bytes <= room;
                 room -= if fits && !stays { file.bytes } else { 0 };
                 list.warmth.room_bytes += if stays { file.bytes } else { 0 };
@@ -229,22 +268,48 @@ impl Shared {
 
 impl List {
     fn add(&mut self, at: u32, file: DataFile, look: Look) {
-        let warmth = &mut self.warmth;
-        (warmth.files, warmth.bytes) = (warmth.files + 1, warmth.bytes + file.bytes);
-        if look.is_held {
-            (warmth.cached_files, warmth.cached_bytes) = (warmth.cached_files + 1, warmth.cached_bytes + file.bytes);
-        }
-        self.chosen[at as usize] = look.fits;
+        self.warmth.files += 1;
+        self.warmth.bytes += file.bytes;
+        self.lots[at as usize] = if look.fits { Lot::Chosen } else { Lot::LeftOut };
         match look {
-            Look { is_held: true, .. } => {}
+            Look { is_held: true, .. } => self.warmth.note_cached(file),
             Look { fits: true, .. } => self.pending.push(at),
-            Look { fits: false, .. } => self.leave_out(file),
+            Look { fits: false, .. } => self.warmth.note_left_out(file),
         }
     }
 
-    fn leave_out(&mut self, file: DataFile) {
-        self.warmth.left_out_files += 1;
-        self.warmth.left_out_bytes += file.bytes;
+    /// A file that was chosen finds no room.
+    fn leave_out(&mut self, at: u32) {
+        self.awaited.remove(&at);
+        self.lots[at as usize] = Lot::LeftOut;
+        self.warmth.note_left_out(self.files.files()[at as usize]);
+    }
+
+    /// Looks for some more files; answers whether these were the last.
+    fn count_on(&mut self, is_whole: impl Fn(&DataFile) -> bool) -> bool {
+        let files = self.files.files();
+        let LastCount { next, warmth } = &mut self.last_count;
+        if *next == files.len() {
+            return true;
+        }
+        let end = files.len().min(*next + LOOKED_AT_ONCE);
+        for (file, lot) in files[*next..end].iter().zip(&self.lots[*next..end]) {
+            match lot {
+                Lot::Ignored => {}
+                _ if is_whole(file) => warmth.note_cached(*file),
+                Lot::LeftOut => warmth.note_left_out(*file),
+                Lot::Chosen => {}
+            }
+        }
+        *next = end;
+        if end < files.len() {
+            return false;
+        }
+        let LastCount { warmth: Warmth { cached_files, cached_bytes, left_out_files, left_out_bytes, .. }, .. } =
+            self.last_count;
+        self.warmth =
+            Warmth { cached_files, cached_bytes, left_out_files, left_out_bytes, ..std::mem::take(&mut self.warmth) };
+        true
     }
 
     /// A file has come, or has not.
@@ -253,8 +318,7 @@ impl List {
         match arrival {
             Arrival::Coming => return,
             Arrival::Whole => {
-                self.warmth.cached_files += 1;
-                self.warmth.cached_bytes += file.bytes;
+                self.warmth.note_cached(file);
                 self.failures = 0;
             }
             Arrival::Missing if self.try_again(at) => return,
@@ -277,7 +341,7 @@ impl List {
     }
 
     fn names(&self, key: CacheKey) -> Option<u32> {
-        self.files.index_of(key).filter(|&at| self.chosen[at as usize])
+        self.files.index_of(key).filter(|&at| self.lots[at as usize] == Lot::Chosen)
     }
 }
 
@@ -327,9 +391,15 @@ impl Warmings {
     }
 }
 
+fn is_whole(slots: &BTreeMap<CacheKey, Slot>, file: &DataFile) -> bool {
+    file.bytes == 0 || slots.get(&file.key).is_some_and(|slot| slot.entry.is_whole())
+}
+
 impl Index {
-    fn is_whole(&self, file: &DataFile) -> bool {
-        file.bytes == 0 || self.slots.get(&file.key).is_some_and(|slot| slot.entry.is_whole())
+    /// Counts more of what is there of a list of which nothing is to come any more; answers whether that was the rest.
+    fn count_on(&mut self, number: u64) -> bool {
+        let Index { slots, warmings, .. } = self;
+        warmings.lists.get_mut(&number).is_none_or(|list| list.count_on(|file| is_whole(slots, file)))
     }
 
     /// Counts what has come of a list.
@@ -378,8 +448,7 @@ impl Index {
         let evicted = self.make_room_for_warmed(&file, bytes, shared.limit_bytes);
         let list = self.warmings.lists.get_mut(&number)?;
         let Some(evicted) = evicted else {
-            list.awaited.remove(&at);
-            list.leave_out(file);
+            list.leave_out(at);
             return None;
         };
         list.awaited.entry(at).and_modify(|awaited| awaited.step = Step::Begins);

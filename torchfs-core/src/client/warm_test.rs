@@ -127,6 +127,18 @@ async fn what_has_no_room_is_left_out_from_the_end_of_the_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_leaves_for_the_rest_does_not_count_as_there() {
+    let cached = Cached::new(50 * FILE_BYTES as u64 + 10).await;
+    let first: crate::PathList = (0..50).map(path).collect();
+    cached.warm(all().in_order_of(EpochOrder::paths(0, first))).await;
+    // By their paths others come first, and take the place of most of these.
+    let warmth = cached.warm(all()).await;
+    assert_eq!((warmth.cached_files, warmth.left_out_files), (50, FILES as u64 - 50), "{warmth:?}");
+    assert_eq!(warmth.cached_bytes + warmth.left_out_bytes, warmth.bytes);
+    assert_eq!(cached.warmth(all()).await, warmth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_counts_as_far_as_it_is_below_the_path() {
     let cached = Cached::new(64 << 20).await;
     let paths: crate::PathList = [path(4), path(0), "/data/none".into(), path(0), path(1)].into_iter().collect();

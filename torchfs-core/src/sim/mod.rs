@@ -133,9 +133,22 @@ impl Report {
 /// # Errors
 /// As [`Timeline::announce`](crate::prefetch::Timeline::announce), if orders are announced.
 pub fn simulate(workload: &Workload, settings: &Settings) -> Result<Report> {
+    simulate_watched(workload, settings, |_| {})
+}
+
+/// Replays a workload, and tells after each epoch, by its place, that it is over: with millions of files one takes seconds.
+///
+/// # Errors
+/// As [`simulate`].
+pub fn simulate_watched(
+    workload: &Workload,
+    settings: &Settings,
+    mut epoch_is_over: impl FnMut(usize),
+) -> Result<Report> {
     let mut simulation = Simulation::new(workload, settings);
     for epoch in 0..workload.epochs().len() {
         simulation.run_epoch(epoch)?;
+        epoch_is_over(epoch);
     }
     let mut epochs = simulation.reports;
     let optimum = optimum::optimum(workload, settings.cache_bytes);

@@ -4,12 +4,12 @@ use crate::output::{self, count_text, micros_text, size_text, table};
 use std::io::{self, Write};
 use torchfs_core::cache::EpochStats;
 
-/// Below this part of its time an epoch counts as not having waited, in percent.
-const IDLE_PERCENT: f64 = 1.0;
+/// Below this part of its time an epoch counts as not having waited.
+const IDLE_PART: f64 = 0.01;
 
-/// A line for each epoch, and for the last what it means.
+/// A line for each epoch, and for the last whole one what it means.
 pub fn write(out: &mut impl Write, epochs: &[EpochStats]) -> io::Result<()> {
-    let Some(last) = epochs.last() else {
+    let Some(last) = last_whole(epochs) else {
         writeln!(out, "no file was opened to be read yet")?;
         return Ok(());
     };
@@ -25,8 +25,9 @@ pub fn write(out: &mut impl Write, epochs: &[EpochStats]) -> io::Result<()> {
             count_text(epoch.wasted),
             size_text(epoch.storage_bytes),
             micros_text(epoch.stall_us),
-            micros_text(epoch.stall_p50_us),
-            micros_text(epoch.stall_p99_us),
+            // These are known to a fifth, upwards: no wait is longer than all together.
+            micros_text(epoch.stall_p50_us.min(epoch.stall_us)),
+            micros_text(epoch.stall_p99_us.min(epoch.stall_us)),
             micros_text(epoch.duration_ms * 1000),
         ]);
     }
@@ -42,19 +43,22 @@ fn hits_text(epoch: &EpochStats) -> String {
     format!("{:.2} %", epoch.hits as f64 * 100.0 / epoch.opens as f64)
 }
 
-/// What part of the epoch's time its readers waited, in percent. Several readers may wait at the same time.
-fn waited_percent(epoch: &EpochStats) -> f64 {
-    epoch.stall_us as f64 / (epoch.duration_ms as f64 * 1000.0).max(1.0) * 100.0
+/// The last one that is not just begun, or left over: it has at least half as many opens as the largest announced one.
+fn last_whole(epochs: &[EpochStats]) -> Option<&EpochStats> {
+    let opens_max = epochs.iter().filter(|epoch| epoch.epoch.is_some()).map(|epoch| epoch.opens).max();
+    epochs.iter().rfind(|epoch| epoch.opens.saturating_mul(2) >= opens_max.unwrap_or(0))
 }
 
 /// What a person should conclude.
 fn verdict(epoch: &EpochStats) -> String {
     let name =
         epoch.epoch.map_or("what was opened without an announced order".to_owned(), |epoch| format!("epoch {epoch}"));
-    let waited = waited_percent(epoch);
-    if waited < IDLE_PERCENT {
-        let share = if epoch.stall_us == 0 { "nothing".to_owned() } else { format!("{waited:.2} % of its time") };
-        return format!("{name} waited {share} for storage: compute-bound, faster storage would not help");
+    let took_us = epoch.duration_ms * 1000;
+    // As time, because several readers wait at once, and nobody knows how many there are.
+    let (took, waited) = (micros_text(took_us), micros_text(epoch.stall_us));
+    if (epoch.stall_us as f64) < took_us.max(1) as f64 * IDLE_PART {
+        let waited = if epoch.stall_us == 0 { "nothing".to_owned() } else { format!("{waited} of {took}") };
+        return format!("{name} waited {waited} for storage: compute-bound, faster storage would not help");
     }
     let why = if epoch.epoch.is_none() {
         "no announced order names these files, so only what can be guessed is fetched before it is opened: see docs/schedule.md"
@@ -63,7 +67,7 @@ fn verdict(epoch: &EpochStats) -> String {
     } else {
         "most files it waited for were not fetched ahead: is the announced order the one in which they are opened?"
     };
-    format!("{name} waited {waited:.0} % of its time for storage, all readers together: storage-bound; {why}")
+    format!("{name} waited {waited} for storage, all readers together, and took {took}: storage-bound; {why}")
 }
 
 #[cfg(test)]
@@ -100,10 +104,7 @@ mod tests {
             lines[2].contains("99.50 %") && lines[2].contains("96.0 MiB") && lines[2].contains("50.0 ms"),
             "{text}"
         );
-        assert!(
-            lines[4].starts_with("epoch 3 waited 0.50 % of its time") && lines[4].contains("compute-bound"),
-            "{text}"
-        );
+        assert!(lines[4].starts_with("epoch 3 waited 50.0 ms of 10.0 s for storage: compute-bound"), "{text}");
         assert!(shown(&[]).starts_with("no file was opened"));
     }
 
@@ -112,11 +113,36 @@ mod tests {
         let slow = EpochStats { stall_us: 3_400_000, ..EPOCH };
         for (epoch, what) in [
             (EpochStats { stall_us: 0, ..EPOCH }, "waited nothing for storage"),
-            (slow, "waited 34 % of its time for storage, all readers together: storage-bound; files are opened faster"),
+            (
+                slow,
+                "waited 3.4 s for storage, all readers together, and took 10.0 s: storage-bound; files are opened faster",
+            ),
             (EpochStats { misses: 500, ..slow }, "is the announced order the one"),
             (EpochStats { epoch: None, ..slow }, "no announced order names these files"),
         ] {
             assert!(verdict(&epoch).contains(what), "{}", verdict(&epoch));
         }
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_all_together() {
+        let text = shown(&[EpochStats { stall_us: 16_900, stalls: 1, stall_p50_us: 20_500, ..EPOCH }]);
+        assert!(text.contains("16.9 ms  16.9 ms") && !text.contains("20.5 ms"), "{text}");
+    }
+
+    #[test]
+    fn the_verdict_is_of_the_last_whole_epoch() {
+        let number = |number, opens| EpochStats { epoch: Some(number), opens, ..EPOCH };
+        let other = |opens| EpochStats { epoch: None, opens, ..EPOCH };
+        for (epochs, of) in [
+            (vec![number(0, 9000), number(1, 9000), number(2, 29)], Some(1)),
+            (vec![number(0, 9000), other(29)], Some(0)),
+            (vec![other(45_000), number(0, 9000)], Some(0)),
+            (vec![number(0, 9000), other(9000)], None),
+            (vec![other(3)], None),
+        ] {
+            assert_eq!(last_whole(&epochs).expect("one is").epoch, of, "{epochs:?}");
+        }
+        assert!(last_whole(&[]).is_none());
     }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use torchfs_core::IoContext;
+use torchfs_core::{IoContext, Kind};
 
 /// What is read at once.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -64,7 +64,12 @@ fn finish(
 /// The mount's trace, and the new file for it.
 fn open(mountpoint: &Path, path: &Path) -> Outcome<(File, File)> {
     let target = File::options().write(true).create_new(true).open(path).io(|| "make the file");
-    let target = target.map_err(|error| Failure::from(error).context(path.display()))?;
+    let target = target.map_err(|error| match error.kind() {
+        Kind::Exists => Failure::new(Exit::Exists, "is there already")
+            .hint("give another name, or remove it first: a recording replaces nothing")
+            .context(path.display()),
+        _ => Failure::from(error).context(path.display()),
+    })?;
     open_mount(mountpoint, &target).map(|source| (source, target)).inspect_err(|_| {
         // It was made just now, and is empty.
         let _ = fs::remove_file(path);

@@ -5,7 +5,7 @@ mod player;
 use super::{blocking, parse};
 use crate::args::{Global, Reads, TraceReplay};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{self, count_text, json, micros_text, printable, size_text, table};
+use crate::output::{self, count_text, counted, json, micros_text, printable, size_text, table};
 use crate::progress::Bar;
 use crate::signal::StopSignals;
 use player::Player;
@@ -64,11 +64,11 @@ fn write_text(out: &mut impl Write, replayed: &json::Replayed) -> io::Result<()>
     let (opens, reads) = (replayed.opens, replayed.reads);
     writeln!(
         out,
-        "{} files and {} in {:.1} s by {} threads: {} files/s, {}/s",
-        count_text(opens.requests - opens.failures),
+        "{} and {} in {:.1} s by {}: {} opens/s, {}/s",
+        counted(opens.requests - opens.failures, "open", "opens"),
         size_text(replayed.read_bytes),
         replayed.seconds,
-        replayed.threads,
+        counted(replayed.threads, "thread", "threads"),
         count_text(replayed.files_per_second.round() as u64),
         size_text(replayed.bytes_per_second as u64),
     )?;
@@ -89,15 +89,19 @@ fn write_text(out: &mut impl Write, replayed: &json::Replayed) -> io::Result<()>
 /// What the recording has and the replay did not do.
 fn say_what_is_missing(player: &Player, replayed: &json::Replayed) {
     let Plan { left_out: LeftOut { reads, failed_opens, writers }, opens, opens_read, .. } = player.plan;
-    for (count, what) in [
-        (replayed.made_files, "files were made"),
-        (replayed.nameless_opens, "opens are left out: their names were looked up before the recording began"),
-        (reads, "reads are left out: their files were open when the recording began, or were written"),
-        (failed_opens, "opens are left out: they failed then"),
-        (writers, "files that were opened for writing are left out"),
+    if replayed.made_files > 0 {
+        eprintln!("{} made", counted(replayed.made_files, "file was", "files were"));
+    }
+    for (count, one, which) in [
+        (replayed.nameless_opens, "open", "of names that were looked up before the recording began"),
+        (reads, "read", "of files that were open when the recording began, or were written"),
+        (failed_opens, "open", "that failed then"),
+        (writers, "open", "for writing"),
     ] {
-        if count > 0 {
-            eprintln!("{} {what}", count_text(count));
+        match count {
+            0 => {}
+            1 => eprintln!("1 {one} {which} is left out"),
+            _ => eprintln!("{} {one}s {which} are left out", count_text(count)),
         }
     }
     if player.args.reads == Reads::Recorded && opens_read * 2 < opens {
@@ -117,7 +121,7 @@ fn failed_files(player: &Player) -> Outcome {
     for (path, reason) in failed.iter().take(NAMED_MAX) {
         eprintln!("torchfs: trace {}: {reason}", printable(path.as_os_str().as_bytes()));
     }
-    let message = format!("{} files could not be replayed", count_text(failed.len() as u64));
+    let message = format!("{} could not be replayed", counted(failed.len() as u64, "file", "files"));
     let failure = Failure::new(Exit::Failed, message);
     Err(failure.hint("copy the files there first, or let --make-files make some of the same size"))
 }
