@@ -3,21 +3,11 @@
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use torchfs_tests::{Cluster, Mount, Noise, mounted_or_skip, wait_until};
 
 const BYTES: usize = 12_000_000;
-
-/// A file that was not changed lately, whole in the mount's cache.
-fn cached_file(cluster: &Cluster, mount: &Mount, content: &[u8]) {
-    let path = cluster.dir().join("source");
-    fs::write(&path, content).expect("writes");
-    let old = SystemTime::now() - Duration::from_secs(3600);
-    fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(old)).expect("sets the time");
-    cluster.torchfs(["put", path.to_str().expect("UTF-8"), "/file"]).ok();
-    assert!(fs::read(mount.join("file")).expect("reads") == content);
-}
 
 /// The kernel's pages of the file are forgotten, so that reading must ask somebody.
 fn forget_pages(file: &fs::File) {
@@ -50,24 +40,45 @@ fn may_pass_through() -> bool {
     root
 }
 
+/// A file on a mount that was not changed lately and is whole in the cache: the kernel reads it by itself.
+struct Read {
+    cluster: Cluster,
+    mount: Mount,
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+fn read_by_the_kernel(seed: u64) -> Option<Read> {
+    if !may_pass_through() {
+        return None;
+    }
+    let (cluster, mount) = mounted_or_skip()?;
+    let content = Noise::new(seed).bytes(BYTES);
+    let source = cluster.dir().join("source");
+    fs::write(&source, &content).expect("writes");
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    fs::File::options().write(true).open(&source).and_then(|file| file.set_modified(old)).expect("sets the time");
+    cluster.torchfs(["put", source.to_str().expect("UTF-8"), "/file"]).ok();
+    let path = mount.join("file");
+    assert!(fs::read(&path).expect("reads") == content);
+    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+    Some(Read { cluster, mount, path, content })
+}
+
 #[test]
 fn a_whole_cached_file_is_read_without_the_process() {
-    if !may_pass_through() {
-        return;
-    }
-    let Some((cluster, mount)) = mounted_or_skip() else { return };
-    let content = Noise::new(1).bytes(BYTES);
-    cached_file(&cluster, &mount, &content);
-    let path = mount.join("file");
-    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+    let Some(Read { cluster: _cluster, mount, path, content }) = read_by_the_kernel(1) else { return };
 
     // Several handles at once, and mapped memory through one of them.
     let handles: Vec<fs::File> = (0..3).map(|_| fs::File::open(&path).expect("opens")).collect();
     let mut bytes = vec![0; BYTES];
     handles[2].read_exact_at(&mut bytes, 0).expect("reads");
     assert!(bytes == content);
-    let script = "import mmap, sys\nwith open(sys.argv[1], 'rb') as f:\n m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n sys.stdout.buffer.write(m[:1000] + m[-1000:])";
-    let ends = std::process::Command::new("python3").args(["-c", script]).arg(&path).output().expect("runs").stdout;
+    let ends = python(
+        &path,
+        "rb",
+        "m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); sys.stdout.buffer.write(m[:1000] + m[-1000:])",
+    );
     assert!(ends == [&content[..1000], &content[BYTES - 1000..]].concat());
     drop(handles);
     mount.unmount();
@@ -75,14 +86,7 @@ fn a_whole_cached_file_is_read_without_the_process() {
 
 #[test]
 fn writers_and_readers_that_pass_through_share_a_file() {
-    if !may_pass_through() {
-        return;
-    }
-    let Some((cluster, mount)) = mounted_or_skip() else { return };
-    let content = Noise::new(2).bytes(BYTES);
-    cached_file(&cluster, &mount, &content);
-    let path = mount.join("file");
-    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+    let Some(Read { cluster: _cluster, mount, path, content }) = read_by_the_kernel(2) else { return };
 
     // Opened before the writer: the version of then, also after the writer is done.
     let before = fs::File::open(&path).expect("opens");
@@ -124,14 +128,7 @@ fn python(path: &Path, mode: &str, line: &str) -> Vec<u8> {
 
 #[test]
 fn what_is_mapped_is_what_was_opened_whoever_reads_without_the_process() {
-    if !may_pass_through() {
-        return;
-    }
-    let Some((cluster, mount)) = mounted_or_skip() else { return };
-    let content = Noise::new(3).bytes(BYTES);
-    cached_file(&cluster, &mount, &content);
-    let path = mount.join("file");
-    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+    let Some(Read { cluster, mount, path, content }) = read_by_the_kernel(3) else { return };
     let first = fs::File::open(&path).expect("opens");
 
     // Written through a mapping: it is stored, and shown by every way to read it from now on.
@@ -158,14 +155,7 @@ fn what_is_mapped_is_what_was_opened_whoever_reads_without_the_process() {
 
 #[test]
 fn a_writer_can_open_what_many_read_without_the_process() {
-    if !may_pass_through() {
-        return;
-    }
-    let Some((cluster, mount)) = mounted_or_skip() else { return };
-    let content = Noise::new(5).bytes(BYTES);
-    cached_file(&cluster, &mount, &content);
-    let path = mount.join("file");
-    wait_until("the kernel reads the cached file", || reads_alone(&mount, &path, &content));
+    let Some(Read { cluster: _cluster, mount, path, content }) = read_by_the_kernel(5) else { return };
     let is_done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for reader in 0..3 {
