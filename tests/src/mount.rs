@@ -128,6 +128,19 @@ impl Mount {
         self.signal(rustix::process::Signal::STOP);
     }
 
+    /// Whether [`Mount::freeze`] has come into effect, in all threads.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let process = self.process.as_ref().expect("it runs");
+        let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).expect("it runs");
+        let status = |path: PathBuf| std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        // One that has ended meanwhile is in no state.
+        threads.flatten().map(|thread| status(thread.path())).all(|text| text.is_empty() || text.contains("State:\tT"))
+    }
+
     /// Ends what [`Mount::freeze`] began.
     ///
     /// # Panics

@@ -175,3 +175,46 @@ fn a_writer_can_open_what_many_read_without_the_process() {
     });
     mount.unmount();
 }
+
+/// Opens a small file and reads it while the mount's process does nothing; whether that gave its bytes.
+fn has_bytes_with_its_open(mount: &Mount, path: &Path, content: &[u8]) -> bool {
+    let file = fs::File::open(path).expect("opens");
+    mount.freeze();
+    wait_until("it is stopped", || mount.is_frozen());
+    let (done, read) = std::sync::mpsc::channel();
+    let len = content.len();
+    let reader = std::thread::spawn(move || {
+        let mut bytes = vec![0; len];
+        let result = file.read_exact_at(&mut bytes, 0);
+        let _ = done.send(());
+        result.map(|()| bytes)
+    });
+    let alone = read.recv_timeout(Duration::from_secs(1)).is_ok();
+    mount.thaw();
+    assert!(reader.join().expect("no panic").expect("reads") == content);
+    alone
+}
+
+#[test]
+fn an_announced_small_file_has_its_bytes_with_its_open() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let content = Noise::new(6).bytes(100_000);
+    let source = cluster.dir().join("source");
+    for name in ["announced", "other"] {
+        fs::write(&source, &content).expect("writes");
+        cluster.torchfs(["put", source.to_str().expect("UTF-8"), &format!("/{name}")]).ok();
+    }
+    let in_cache = |name: &str| {
+        let path = mount.join(name);
+        let check = ["warm", "--check", path.to_str().expect("UTF-8")];
+        wait_until("it is in the cache", || cluster.torchfs(check).code == Some(0));
+    };
+    fs::write(mount.join(".torchfs/schedule"), "announced\n").expect("announced");
+    in_cache("announced");
+    assert!(has_bytes_with_its_open(&mount, &mount.join("announced"), &content));
+    // Nobody said that this will be read, so the kernel asks for it.
+    cluster.torchfs(["warm", mount.join("other").to_str().expect("UTF-8")]).ok();
+    in_cache("other");
+    assert!(!has_bytes_with_its_open(&mount, &mount.join("other"), &content));
+    mount.unmount();
+}

@@ -173,6 +173,19 @@ pub struct Handles {
     given: Condvar,
 }
 
+/// While this lives the kernel is given pages of a node.
+struct Giving<'a> {
+    handles: &'a Handles,
+    node: Node,
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        self.handles.tables().giving.remove(&self.node);
+        self.handles.given.notify_all();
+    }
+}
+
 fn bad_handle(number: u64) -> Error {
     Error::new(Kind::InvalidInput, format!("handle {number} is not open"))
 }
@@ -337,12 +350,11 @@ impl Handles {
                 return false;
             }
         }
+        // However giving ends, other opens go on.
+        let giving = Giving { handles: self, node };
         let is_given = give().is_ok();
-        let mut tables = self.tables();
-        tables.giving.remove(&node);
-        tables.known(node, version).pages = is_given.then_some(version);
-        drop(tables);
-        self.given.notify_all();
+        self.tables().known(node, version).pages = is_given.then_some(version);
+        drop(giving);
         is_given
     }
 
