@@ -105,8 +105,11 @@ fn what_is_wrong_with_a_text_is_the_result_of_its_close_and_can_be_read() {
     fs::read(mount.join("data").join(name(7))).expect("reads");
     announce("{\"epoch\": 9}\ndata/class3/0007.bin\n").expect("taken");
     assert_eq!(shown(&mount)["error"], Value::Null);
+    announce("\n").expect("taken");
+    assert_eq!(shown(&mount)["epochs"], Value::Array(Vec::new()), "a text of one newline forgets all, by its close");
+    announce("data/class3/0007.bin\n").expect("taken");
     File::create(schedule(&mount)).expect("opens and closes");
-    wait_until("an empty text forgets all", || shown(&mount)["epochs"] == Value::Array(Vec::new()));
+    wait_until("a text of no bytes forgets all", || shown(&mount)["epochs"] == Value::Array(Vec::new()));
     let remove = fs::remove_file(schedule(&mount)).expect_err("it is the mount's own");
     assert_eq!(remove.kind(), ErrorKind::PermissionDenied);
 }

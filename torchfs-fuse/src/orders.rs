@@ -100,28 +100,30 @@ impl Orders {
         let result = self.announce(client, text, epoch).await;
         let mut state = lock(&self.state);
         state.error = result.as_ref().err().map(ToString::to_string);
-        let announced = result?;
-        state.announced.insert(announced.epoch, announced);
+        match result? {
+            Some(announced) => drop(state.announced.insert(announced.epoch, announced)),
+            None => state.announced.clear(),
+        }
         while state.announced.len() > EPOCHS_MAX {
             state.announced.pop_first();
         }
         Ok(())
     }
 
-    async fn announce(&self, client: &Client, text: Arc<Written>, epoch: u64) -> Result<Announced> {
+    async fn announce(&self, client: &Client, text: Arc<Written>, epoch: u64) -> Result<Option<Announced>> {
         let mountpoint = self.mountpoint.clone();
         let parse = move || EpochOrder::parse(text.bytes(), Some(&mountpoint), epoch);
         let parsed = tokio::task::spawn_blocking(parse).await;
         let order = parsed.map_err(|error| Error::caused(Kind::Cancelled, "read the order", error))??;
         match order {
-            Some(order) => client.announce(order).await.map_err(|error| match error.kind() {
+            Some(order) => client.announce(order).await.map(Some).map_err(|error| match error.kind() {
                 // That it names nothing is no matter of the file that it was written to.
                 Kind::NotFound => Error::new(Kind::InvalidInput, error.to_string()),
                 _ => error,
             }),
             None => {
                 client.forget_announced();
-                Ok(Announced::default())
+                Ok(None)
             }
         }
     }

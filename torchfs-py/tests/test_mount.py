@@ -188,10 +188,11 @@ def test_a_malformed_order_is_refused_with_a_reason(mount, header, lines):
     assert mount.announced()["error"] and mount.announced()["error"] in str(refused.value)
 
 
-def test_an_empty_text_forgets(mount):
-    mount.announce({"epoch": 4}, ["train/a.b"])
-    mount.forget()
-    assert mount.announced()["epochs"] == []
+def test_what_was_announced_is_forgotten(mount):
+    for _ in range(20):
+        mount.announce({"epoch": 4}, ["train/a.b"])
+        mount.forget()
+        assert mount.announced()["epochs"] == []
 
 
 TRAINING = """

@@ -21,7 +21,7 @@ struct Header {
 
 impl EpochOrder {
     /// Reads the text of an order. One that does not say which epoch it is of is of `epoch`. Paths may begin with `mountpoint`. `None`
-    /// if the text is empty, which forgets all orders.
+    /// if it has only empty lines, which forgets all orders.
     ///
     /// # Errors
     /// `InvalidInput`, with the line that is wrong.
