@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use torchfs_tests::{Mount, mounted_or_skip};
+use torchfs_tests::{Mount, Noise, mounted_or_skip, wait_until};
 
 /// As read(2) has it, without asking how long the file is.
 fn read_plainly(path: &Path) -> Vec<u8> {
@@ -70,6 +70,75 @@ const AT: usize = 700;
 struct Listing {
     folder: PathBuf,
     entries: fs::ReadDir,
+}
+
+/// Its end is nothing that a later version, of which the kernel hears in many ways, could move: what lay behind it would be zeros.
+#[test]
+fn an_older_version_ends_where_it_ended() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let (before, more, own) = (Noise::new(1).bytes(210_001), Noise::new(2).bytes(65_536), b"and from here");
+    for round in 0..24 {
+        let (here, there) = (one.join(format!("{round}")), two.join(format!("{round}")));
+        fs::write(&here, &before).expect("writes");
+        let readers = [(); 2].map(|()| File::open(&there).expect("opens"));
+        let mut buffer = vec![0; 1 << 20];
+        if round % 2 == 0 {
+            // Now the kernel has the page in the middle of which it ends.
+            readers[0].read_at(&mut buffer, 0).expect("reads");
+        }
+        append(&here, &more);
+        let now = [before.as_slice(), &more].concat();
+        match round % 3 {
+            0 => assert!(read_plainly(&there) == now),
+            1 => wait_until("its new size is known", || {
+                fs::metadata(&there).expect("is there").len() == now.len() as u64
+            }),
+            _ => assert!(fs::read_dir(two.path()).expect("lists").count() > round),
+        }
+        for reader in &readers {
+            let read = reader.read_at(&mut buffer, 0).expect("reads");
+            assert!(buffer[..read] == before, "round {round}: {read} bytes");
+            assert_eq!(reader.read_at(&mut buffer, before.len() as u64).expect("reads"), 0, "round {round}");
+            assert_eq!(reader.metadata().expect("is open").len(), before.len() as u64, "round {round}");
+        }
+        // What this machine writes to the new one does not go there either.
+        assert!(read_plainly(&there) == now, "round {round}");
+        append(&there, own);
+        let read = readers[1].read_at(&mut buffer, 0).expect("reads");
+        assert!(buffer[..read] == before, "round {round}: {read} bytes");
+        let now = [now.as_slice(), own].concat();
+        drop(readers);
+        assert!(read_plainly(&there) == now && read_plainly(&here) == now, "round {round}");
+    }
+    two.unmount();
+    one.unmount();
+}
+
+/// Readers of several versions, one after the other and at a time, each have their own.
+#[test]
+fn every_reader_keeps_what_it_opened() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let (here, there) = (one.join("file"), two.join("file"));
+    let mut kept = Vec::new();
+    for version in 0..20_u8 {
+        let content = vec![version; 10_000 - 400 * usize::from(version)];
+        fs::write(&here, &content).expect("writes");
+        kept.push((File::open(&there).expect("opens"), content));
+        if version % 3 == 2 {
+            kept.swap_remove(usize::from(version) % kept.len());
+        }
+        for (reader, content) in &kept {
+            let mut buffer = vec![0; 20_000];
+            let read = reader.read_at(&mut buffer, 0).expect("reads");
+            assert!(buffer[..read] == *content, "version {version}, opened {}: {read} bytes", content[0]);
+        }
+    }
+    assert_eq!(fs::metadata(&there).expect("is there").len(), 10_000 - 400 * 19);
+    drop(kept);
+    two.unmount();
+    one.unmount();
 }
 
 fn name(number: usize) -> String {

@@ -2,7 +2,7 @@
 //! written are those of the open file.
 
 use crate::caller::{Caller, Writers};
-use crate::io_mode::{IoMode, IoModes};
+use crate::io_mode::{IoMode, IoModes, Size};
 use crate::node::Node;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,15 @@ pub struct OpenFile {
     pub file: File,
     node: Node,
     pub io: IoMode,
+    intent: Intent,
     writing: Arc<Writing>,
+}
+
+/// What a handle is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    Read,
+    Write,
 }
 
 #[derive(Debug, Default)]
@@ -105,13 +113,25 @@ impl Pages {
 struct OpenNode {
     file: File,
     handles: usize,
+    /// How many of them are for writing.
+    writers: usize,
     io: IoModes,
+    /// Its readers keep the version that they have: names lead to another node by now.
+    is_kept: bool,
+}
+
+impl OpenNode {
+    /// Whether a later version is for another node. Who writes goes on in this one, and finds the locks of others there.
+    fn keeps_from(&self, version: Version) -> bool {
+        let is_older = self.io.version().is_some_and(|held| held < version);
+        is_older && self.writers == 0 && !self.file.is_dirty()
+    }
 }
 
 #[derive(Debug, Default)]
 struct Tables {
     files: HashMap<u64, OpenFile>,
-    nodes: HashMap<Node, OpenNode>,
+    open: HashMap<Node, OpenNode>,
     dirs: HashMap<u64, Arc<OpenDir>>,
     texts: HashMap<u64, Bytes>,
     known: HashMap<Node, Known>,
@@ -125,6 +145,8 @@ struct Tables {
 #[derive(Clone, Copy, Debug)]
 struct Turned {
     node: Node,
+    /// How many, from the first, it has had.
+    count: usize,
     since: Instant,
 }
 
@@ -156,12 +178,37 @@ impl Tables {
         self.turned.get(&ino).map_or(Node::first(ino), |turned| turned.node)
     }
 
-    /// From now on this is another one, if it is still this.
+    /// All that the kernel may know an inode by.
+    fn nodes(&self, ino: InodeId) -> impl Iterator<Item = Node> + use<> {
+        Node::all(ino).take(self.turned.get(&ino).map_or(1, |turned| turned.count))
+    }
+
+    /// From now on this is another one, if it is still this: one that nobody has open.
     fn turn(&mut self, node: Node) {
         let ino = node.ino();
-        if self.node(ino) == node {
-            self.turned.insert(ino, Turned { node: node.next(), since: Instant::now() });
+        let is_free = |(_, other): &(usize, Node)| !self.open.contains_key(other);
+        if self.node(ino) == node
+            && let Some((before, other)) = Node::all(ino).enumerate().find(is_free)
+        {
+            let count = self.nodes(ino).count().max(before + 1);
+            self.turned.insert(ino, Turned { node: other, count, since: Instant::now() });
         }
+    }
+
+    /// There is a later version: the readers of a node, if only such have it open, keep theirs. What they keep.
+    fn keep(&mut self, node: Node, version: Version) -> Option<&File> {
+        let open = self.open.get_mut(&node)?;
+        if !open.is_kept && open.keeps_from(version) {
+            open.is_kept = true;
+            for handle in self.files.values_mut().filter(|handle| handle.node == node) {
+                handle.file = handle.file.snapshot();
+                if !matches!(handle.io, IoMode::Direct) {
+                    open.file = handle.file.clone();
+                }
+            }
+            self.turn(node);
+        }
+        self.open.get(&node).filter(|open| open.is_kept).map(|open| &open.file)
     }
 }
 
@@ -206,41 +253,55 @@ impl Handles {
         &self,
         node: Node,
         file: File,
-        choose: impl FnOnce(&mut IoModes) -> Option<IoMode>,
+        intent: Intent,
+        choose: impl FnOnce(&mut IoModes, Size) -> Option<IoMode>,
     ) -> Option<(u64, OpenFile)> {
         let number = self.number();
         let is_giving = |tables: &mut Tables| tables.giving.contains(&node);
         let mut tables = self.given.wait_while(self.tables(), is_giving).unwrap_or_else(PoisonError::into_inner);
-        let first = || OpenNode { file: file.clone(), handles: 0, io: IoModes::default() };
-        let opened = tables.nodes.entry(node).or_insert_with(first);
-        let Some(io) = choose(&mut opened.io) else {
+        let version = file.attr().version;
+        let is_told = tables.known.get(&node).is_none_or(|known| known.told == version);
+        let size = if is_told { Size::Told } else { Size::OfAnother };
+        let first = || OpenNode { file: file.clone(), handles: 0, writers: 0, io: IoModes::default(), is_kept: false };
+        let opened = tables.open.entry(node).or_insert_with(first);
+        let Some(io) = choose(&mut opened.io, size) else {
             tables.turn(node);
             return None;
         };
         opened.handles += 1;
-        let open = OpenFile { io, file, node, writing: Arc::default() };
+        opened.writers += usize::from(intent == Intent::Write);
+        let open = OpenFile { io, file, node, intent, writing: Arc::default() };
         tables.files.insert(number, open.clone());
         Some((number, open))
     }
 
-    /// The node under which the kernel is told an inode.
-    pub fn node(&self, ino: InodeId) -> Node {
-        self.tables().node(ino)
+    /// The node under which the kernel is told these attributes.
+    pub fn node(&self, attr: &Attr) -> Node {
+        let mut tables = self.tables();
+        let node = tables.node(attr.ino);
+        tables.keep(node, attr.version);
+        tables.node(attr.ino)
     }
 
     /// One that the kernel reads from no local file.
-    pub fn node_for_io(&self, ino: InodeId) -> Node {
+    pub fn node_for_io(&self, attr: &Attr) -> Node {
+        let node = self.node(attr);
         let mut tables = self.tables();
-        let node = tables.node(ino);
-        if tables.nodes.get(&node).is_some_and(|open| open.io.backing_version().is_some()) {
+        if tables.open.get(&node).is_some_and(|open| open.io.backing_version().is_some()) {
             tables.turn(node);
         }
-        tables.node(ino)
+        tables.node(attr.ino)
     }
 
     /// All that the kernel may know an inode by.
-    pub fn nodes(&self, ino: InodeId) -> impl Iterator<Item = Node> {
-        self.node(ino).and_before()
+    pub fn nodes(&self, ino: InodeId) -> impl Iterator<Item = Node> + use<> {
+        self.tables().nodes(ino)
+    }
+
+    /// Whether names of an inode will lead to another node once the kernel hears that another client changed its content.
+    pub fn will_keep(&self, ino: InodeId) -> bool {
+        let tables = self.tables();
+        tables.open.get(&tables.node(ino)).is_some_and(|open| open.keeps_from(Version(u64::MAX)))
     }
 
     /// Whether the inode got another node a moment ago: whoever needs it is about to open it.
@@ -252,27 +313,33 @@ impl Handles {
         self.tables().files.get(&number).cloned().ok_or_else(|| bad_handle(number))
     }
 
-    /// An open file of the inode, if there is one.
+    /// An open file of the inode that goes along with what is written here, if there is one.
     pub fn file_of(&self, ino: InodeId) -> Option<File> {
         let tables = self.tables();
-        let mut nodes = tables.node(ino).and_before();
-        nodes.find_map(|node| tables.nodes.get(&node)).map(|open| open.file.clone())
+        let mut open = tables.nodes(ino).filter_map(|node| tables.open.get(&node));
+        open.find(|open| !open.is_kept).map(|open| open.file.clone())
+    }
+
+    /// An open file of the node, if there is one.
+    pub fn file_at(&self, node: Node) -> Option<File> {
+        self.tables().open.get(&node).map(|open| open.file.clone())
     }
 
     /// Whether the kernel reads this version from a local file for a handle.
     pub fn passes_through(&self, node: Node, version: Version) -> bool {
-        self.tables().nodes.get(&node).is_some_and(|open| open.io.backing_version() == Some(version))
+        self.tables().open.get(&node).is_some_and(|open| open.io.backing_version() == Some(version))
     }
 
     /// Closes a handle.
     pub fn remove_file(&self, number: u64) -> Option<OpenFile> {
         let mut tables = self.tables();
         let closed = tables.files.remove(&number)?;
-        if let Some(open) = tables.nodes.get_mut(&closed.node) {
+        if let Some(open) = tables.open.get_mut(&closed.node) {
             open.handles -= 1;
+            open.writers -= usize::from(closed.intent == Intent::Write);
             open.io.closed(&closed.io);
             if open.handles == 0 {
-                tables.nodes.remove(&closed.node);
+                tables.open.remove(&closed.node);
             }
         }
         Some(closed)
@@ -309,11 +376,17 @@ impl Handles {
         self.tables().dirs.remove(&number);
     }
 
-    /// The kernel is told these attributes; of a file it keeps in mind which version they are of.
-    pub fn tell(&self, node: Node, attr: &Attr) {
-        if attr.kind == FileKind::File {
-            self.tables().known(node, attr.version).told = attr.version;
+    /// The kernel is told these attributes; of a file it keeps in mind which version they are of. If readers keep an older one, that
+    /// is the one to tell.
+    pub fn tell(&self, node: Node, attr: &Attr) -> Option<Attr> {
+        if attr.kind != FileKind::File {
+            return None;
         }
+        let mut tables = self.tables();
+        let kept = tables.keep(node, attr.version).map(|file| file.attr());
+        let version = kept.as_ref().map_or(attr.version, |kept| kept.version);
+        tables.known(node, version).told = version;
+        kept
     }
 
     /// A read ended at the end of the version that is open: if it went through the page cache, the kernel takes that for the size of the file,
@@ -345,7 +418,7 @@ impl Handles {
     pub fn give_pages(&self, node: Node, version: Version, give: impl FnOnce() -> std::io::Result<()>) -> bool {
         {
             let mut tables = self.tables();
-            let is_alone = tables.nodes.get(&node).is_some_and(|open| open.handles == 1);
+            let is_alone = tables.open.get(&node).is_some_and(|open| open.handles == 1);
             if !is_alone || !tables.giving.insert(node) {
                 return false;
             }
@@ -361,8 +434,11 @@ impl Handles {
     /// This mount itself committed `version`: what the kernel knows already shows it, unless another client came between.
     pub fn committed(&self, ino: InodeId, version: Version) {
         let mut tables = self.tables();
-        for node in tables.node(ino).and_before() {
-            if let Some(open) = tables.nodes.get_mut(&node) {
+        for node in tables.nodes(ino) {
+            if let Some(open) = tables.open.get_mut(&node) {
+                if open.is_kept {
+                    continue;
+                }
                 open.io.committed(version);
             }
             let Some(known) = tables.known.get_mut(&node) else { continue };
@@ -381,7 +457,9 @@ impl Handles {
     pub fn forget(&self, node: Node) {
         let mut tables = self.tables();
         tables.known.remove(&node);
-        if tables.turned.get(&node.ino()).is_some_and(|turned| turned.node == node && !turned.is_new()) {
+        let is_unused = |node| !tables.known.contains_key(&node) && !tables.open.contains_key(&node);
+        let is_over = |turned: &Turned| !turned.is_new() && tables.nodes(node.ino()).skip(1).all(is_unused);
+        if tables.turned.get(&node.ino()).is_some_and(is_over) {
             tables.turned.remove(&node.ino());
         }
     }

@@ -1,8 +1,7 @@
 //! [`Node`]: what the kernel calls an inode of ours.
 //!
-//! While the kernel reads an inode from a local file (passthrough), it maps that file for everybody who has the inode open, whatever version
-//! they opened and whether they write (Linux, fs/fuse/file.c `fuse_file_mmap`). So who must have anything else gets another node of the
-//! same inode, its next *turn*: the open is answered with ESTALE, the kernel looks the name up again, and is told that one.
+//! The kernel has one size, one page cache and one local file (passthrough) for what it calls an inode. So who must have anything else than
+//! those who have it open gets another node of the same inode: docs/decisions/0018-nodes.md.
 
 use fuser::INodeNo;
 use torchfs_core::InodeId;
@@ -10,7 +9,7 @@ use torchfs_core::InodeId;
 /// Inodes are numbered from 1 on and never reach this.
 const TURN_SHIFT: u32 = 48;
 
-/// More turns begin again at 0. Above them are the [numbers of special files](crate::special).
+/// The last one. Above are the [numbers of special files](crate::special).
 const TURNS: u16 = 0x7fff;
 
 /// An inode, and which turn of it.
@@ -46,16 +45,9 @@ impl Node {
         (self.0 >> TURN_SHIFT) as u16
     }
 
-    /// Another one of the same inode.
-    pub fn next(self) -> Node {
-        let turn = u64::from((self.turn() + 1) % TURNS);
-        Node(self.ino().0 | turn << TURN_SHIFT)
-    }
-
-    /// The first and all that followed it up to this.
-    pub fn and_before(self) -> impl Iterator<Item = Node> {
-        let turns = if self.is_special() { 0 } else { self.turn() };
-        (0..=u64::from(turns)).map(move |turn| Node(self.ino().0 | turn << TURN_SHIFT))
+    /// All that an inode may have, from the first on.
+    pub fn all(ino: InodeId) -> impl Iterator<Item = Node> {
+        (0..=u64::from(TURNS)).map(move |turn| Node(ino.0 | turn << TURN_SHIFT))
     }
 }
 
@@ -63,26 +55,21 @@ impl Node {
 mod tests {
     use super::*;
     use crate::special::Special;
+    use std::collections::HashSet;
 
     #[test]
     fn all_nodes_of_an_inode_are_of_it() {
         let ino = InodeId(0x7fff_1234_5678);
-        let mut node = Node::first(ino);
-        for turn in 0..3 {
-            assert_eq!((node.ino(), node.and_before().count()), (ino, turn + 1));
-            assert!(node.and_before().last() == Some(node) && Node::of(node.number()) == node);
-            node = node.next();
-        }
-        let last = (0..u32::from(TURNS) - 1).fold(Node::first(ino), |node, _| node.next());
-        assert!(last.ino() == ino && last.next() == Node::first(ino));
+        assert!(Node::all(ino).all(|node| node.ino() == ino && Node::of(node.number()) == node));
+        assert_eq!(Node::all(ino).next(), Some(Node::first(ino)));
+        assert_eq!(Node::all(ino).collect::<HashSet<_>>().len(), usize::from(TURNS) + 1);
     }
 
     #[test]
     fn special_files_keep_their_numbers() {
         for (special, _) in Special::FILES {
             let ino = special.ino();
-            assert_eq!(Node::first(ino).ino(), ino);
-            assert_eq!(Node::first(ino).and_before().collect::<Vec<_>>(), [Node::first(ino)]);
+            assert_eq!((Node::first(ino).ino(), Node::all(ino).next()), (ino, Some(Node::first(ino))));
         }
     }
 }

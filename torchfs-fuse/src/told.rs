@@ -60,6 +60,15 @@ impl Told {
         entry.is_some_and(|entry| entry.until > Instant::now())
     }
 
+    /// The names that lead to an inode and that the kernel may still answer from, which this takes to end now.
+    pub fn take_names(&self, ino: InodeId) -> Vec<Change> {
+        let now = Instant::now();
+        let is_name = |change: &Change, entry: &mut Entry| {
+            matches!(change, Change::Name(..)) && entry.ino == ino && entry.until > now
+        };
+        self.told().extract_if(is_name).map(|(name, _)| name).collect()
+    }
+
     /// The names that the kernel may answer without asking, and some more: the folder, the name, and where it leads.
     pub fn names(&self) -> Vec<(InodeId, Name, InodeId)> {
         let name = |(change, entry): (&Change, &Entry)| match change {
@@ -85,6 +94,10 @@ mod tests {
     #[test]
     fn what_was_told_is_taken_back_once() {
         let told = Told::new(Duration::from_secs(3600));
+        told.entry(InodeId(1), name("a"), InodeId(2));
+        assert_eq!(told.take_names(InodeId(1)), []);
+        assert_eq!(told.take_names(InodeId(2)), [Change::Name(InodeId(1), name("a"))]);
+        assert_eq!(told.take_names(InodeId(2)), []);
         told.entry(InodeId(1), name("a"), InodeId(2));
         let (entry, inode) = (Change::Name(InodeId(1), name("a")), Change::Inode(InodeId(2)));
         assert!(!told.take(&Change::Name(InodeId(1), name("b"))) && !told.take(&Change::Inode(InodeId(1))));

@@ -13,7 +13,7 @@ pub use xattrs::readable_xattr;
 use crate::MountOptions;
 use crate::caller::Caller;
 use crate::control::Control;
-use crate::handles::{Handles, OpenFile};
+use crate::handles::{Handles, Intent, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::node::Node;
 use crate::orders::Orders;
@@ -173,7 +173,7 @@ impl Volume {
     /// As [`Volume::tell`], with the name that leads there.
     fn tell_entry(&self, parent: InodeId, name: Name, attr: Attr) -> NodeAttr {
         self.tell_name(parent, name, attr.ino);
-        self.tell(self.handles.node(attr.ino), attr)
+        self.tell(self.handles.node(&attr), attr)
     }
 
     /// The kernel is told where a name leads.
@@ -184,9 +184,12 @@ impl Volume {
 
     /// Attributes for the kernel, which is taken to know them from now on.
     fn tell(&self, node: Node, attr: Attr) -> NodeAttr {
-        self.handles.tell(node, &attr);
         self.told.inode(attr.ino);
-        NodeAttr { node, attr: self.with_writes(attr) }
+        let attr = match self.handles.tell(node, &attr) {
+            Some(Attr { version, size, allocated, mtime, .. }) => Attr { version, size, allocated, mtime, ..attr },
+            None => self.with_writes(attr),
+        };
+        NodeAttr { node, attr }
     }
 
     /// `attr` with what is written and set here and not committed yet.
@@ -217,7 +220,7 @@ impl Volume {
         match self.client.meta().attr(ino).await {
             Ok(attr) => Ok(self.tell(node, attr)),
             // Collected while it is still open here.
-            Err(error) if error.kind() == Kind::NotFound => match self.handles.file_of(ino) {
+            Err(error) if error.kind() == Kind::NotFound => match self.handles.file_at(node) {
                 Some(file) => Ok(NodeAttr { node, attr: Attr { nlink: 0, ..file.attr() } }),
                 None => Err(error),
             },
@@ -238,9 +241,7 @@ impl Volume {
         if let Some(file) = self.handles.file_of(ino)
             && file.set_attr_at_commit(&change.rest)
         {
-            let attr = file.attr();
-            self.handles.tell(node, &attr);
-            return Ok(Answer::Known(NodeAttr { node, attr }));
+            return Ok(Answer::Known(self.tell(node, file.attr())));
         }
         Ok(Answer::Fresh(self.tell(node, self.client.set_attr_inode(ino, change.rest).await?)))
     }
@@ -285,7 +286,8 @@ impl Volume {
         Special::refuse_name(parent, &name)?;
         let file = self.client.create_inode(parent, name.clone(), inode, if_exists).await?;
         self.tell_name(parent, name, file.ino());
-        let node = self.handles.node_for_io(file.ino());
+        let node = self.handles.node_for_io(&file.attr());
+        self.handles.tell(node, &file.attr());
         let opening = Opening { file: file.clone(), node, how, whole: None };
         let opened = self.opened(opening, |_| Err(ErrorKind::Unsupported.into())).await?;
         Ok((NodeAttr { node, attr: file.attr() }, opened))
@@ -333,8 +335,9 @@ impl Volume {
         let attr = file.attr();
         let version = attr.version;
         let mut refused = None;
-        let inserted = self.handles.insert_file(node, file, |modes| {
-            let (mode, reason) = modes.choose(version, whole, register)?;
+        let intent = if how.writer.is_some() { Intent::Write } else { Intent::Read };
+        let inserted = self.handles.insert_file(node, file, intent, |modes, size| {
+            let (mode, reason) = modes.choose(version, size, whole, register)?;
             refused = reason;
             Some(mode)
         });

@@ -51,7 +51,16 @@ async fn watch(volume: &Volume, to_tell: mpsc::Sender<Vec<Change>>) {
 fn to_forget(volume: &Volume, changes: Changes) -> Vec<Change> {
     let own = volume.meta().client();
     let others = changes.changed.into_iter().flatten().filter(|changed| changed.by.client != own);
-    others.flat_map(|changed| changed.what).filter(|change| volume.told.take(change)).collect()
+    let mut forget: Vec<Change> =
+        others.flat_map(|changed| changed.what).filter(|change| volume.told.take(change)).collect();
+    // Where readers keep the version that they have, the new one is found by name only.
+    let names = |change: &Change| match change {
+        Change::Inode(ino) if volume.handles.will_keep(*ino) => volume.told.take_names(*ino),
+        _ => Vec::new(),
+    };
+    let names: Vec<Change> = forget.iter().flat_map(names).collect();
+    forget.extend(names);
+    forget
 }
 
 async fn tell(volume: &Arc<Volume>, mut told: mpsc::Receiver<Vec<Change>>, notifier: Notifier) {

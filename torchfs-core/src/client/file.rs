@@ -68,6 +68,15 @@ impl File {
         self.open.ino
     }
 
+    /// The version that it reads now, for good: what this client writes and commits does not show in it, as it does in other open
+    /// files. For reading.
+    #[must_use]
+    pub fn snapshot(&self) -> File {
+        let base = self.view.base(&self.open.state());
+        let (open, view) = (Arc::new(OpenFile::new(base.clone())), Arc::new(self.view.of(base)));
+        File { client: self.client.clone(), open, view, mode: OpenMode::Read }
+    }
+
     /// What it was opened for.
     #[must_use]
     pub fn mode(&self) -> OpenMode {
@@ -202,6 +211,12 @@ impl View {
             }
         }
         seen.base.clone()
+    }
+
+    /// Another one, of this version and in the same place of the cache.
+    fn of(&self, base: Arc<Base>) -> View {
+        let pinned = Mutex::new(self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        View { seen: Mutex::new(Seen { generation: 0, base }), window: tokio::sync::Mutex::default(), pinned }
     }
 
     /// The same version was found again, perhaps with its shards elsewhere.

@@ -95,7 +95,7 @@ impl Volume {
     }
 
     fn listed<'a>(&self, dir: InodeId, entry: &'a DirEntry, attr: Attr, next: u64) -> ListedEntry<'a> {
-        let (node, attr) = (self.handles.node(attr.ino), self.with_writes(attr));
+        let (node, attr) = (self.handles.node(&attr), self.with_writes(attr));
         ListedEntry { dir, node, kind: attr.kind, name: entry.name.as_bytes(), next, attr: Some(attr) }
     }
 

@@ -1,6 +1,7 @@
 //! Versions and failures seen by a reader.
 
 use super::{Rig, pattern};
+use crate::client::File;
 use crate::error::Kind;
 use crate::shard::fault::Fault;
 
@@ -19,6 +20,23 @@ async fn an_open_file_keeps_its_version_when_another_client_replaces_it() {
     let again = one.open("/a").await.expect("opened again");
     assert!(again.read_at(0, 10 * MIB).await.expect("read") == new);
     assert!(open.read_at(0, 10 * MIB).await.expect("read") == old, "still");
+}
+
+#[tokio::test]
+async fn a_snapshot_stays_what_it_is_whatever_this_client_writes() {
+    let rig = Rig::new().await;
+    let client = rig.client().await;
+    client.write_file("/a", "before").await.expect("written");
+    let (open, file) = (client.open("/a").await.expect("opened"), client.create("/a").await.expect("opened"));
+    let snapshot = open.snapshot();
+    let reads = async |file: &File| file.read_at(0, 100).await.expect("read");
+    file.write_at(6, " and after".into()).await.expect("written");
+    assert_eq!((reads(&open).await, reads(&snapshot).await), ("before and after".into(), "before".into()));
+    file.commit().await.expect("committed");
+    assert_eq!((reads(&open).await, reads(&snapshot).await), ("before and after".into(), "before".into()));
+    assert_eq!((open.attr().size, snapshot.attr().size), (16, 6));
+    let refused = snapshot.write_at(0, "x".into()).await.expect_err("it is for reading");
+    assert_eq!(refused.kind(), Kind::NotPermitted);
 }
 
 #[tokio::test]
