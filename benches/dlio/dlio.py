@@ -14,7 +14,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "suites"))
 from cluster import Cluster  # noqa: E402
-from harness import Failed, run  # noqa: E402
+from harness import Failed, end_with_all, run  # noqa: E402
 
 # DLIO leaves the first step of an epoch out of its utilisation: of one file to each it would know nothing.
 FILES_PER_ACCELERATOR_LEAST = 4
@@ -71,6 +71,7 @@ HEAD = ["shape", "where", "compute", "accelerators", "first: samples/s", "MB/s",
 
 def main():
     options = arguments()
+    end_with_all()
     started = time.monotonic()
     # Everything is below one folder on the disk and one in memory, which are gone in the end.
     with tempfile.TemporaryDirectory(prefix="dlio-", dir=os.environ.get("DLIO_DIR")) as disk, \

@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "suites"))
 from cluster import Cluster  # noqa: E402
-from harness import Failed, expect  # noqa: E402
+from harness import Failed, end_with_all, expect  # noqa: E402
 
 FILES_PER_FOLDER = 1000
 DEADLINE_SECONDS = 1800
@@ -45,6 +45,7 @@ HEAD = ["who reads", "files/s", "of get -r", "hits", "late", "missed", "from sto
 
 def main():
     options = arguments()
+    end_with_all()
     # Everything is below one folder on the disk and one in memory, which are gone in the end.
     with tempfile.TemporaryDirectory(prefix="epochs-") as disk, tempfile.TemporaryDirectory(prefix="epochs-", dir="/dev/shm") as memory:
         os.environ["TMPDIR"] = tempfile.tempdir = disk

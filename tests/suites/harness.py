@@ -24,6 +24,12 @@ class Skipped(Exception):
     """Why a case cannot be run on this machine."""
 
 
+def end_with_all():
+    """Told to end, by SIGTERM or Ctrl-C, this program ends what it started, too."""
+    for ends in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ends, lambda number, _: sys.exit(128 + number))
+
+
 def expect(condition, what):
     if not condition:
         raise Failed(what)
