@@ -2,7 +2,7 @@
 //! changes of others.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,6 +111,88 @@ fn an_older_version_ends_where_it_ended() {
         drop(readers);
         assert!(read_plainly(&there) == now && read_plainly(&here) == now, "round {round}");
     }
+    two.unmount();
+    one.unmount();
+}
+
+/// Several at once find out that there is a new version: each gets it, with its size.
+#[test]
+fn whoever_opens_after_a_change_has_the_new_version() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let (here, there) = (one.join("file"), two.join("file"));
+    fs::write(&here, [0; 5000]).expect("writes");
+    let mut kept = vec![(File::open(&there).expect("opens"), 5000)];
+    for round in 1..=30_u8 {
+        let bytes = 1000 * usize::from(round % 7 + 1);
+        fs::write(&here, vec![round; bytes]).expect("writes");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let file = File::open(&there).expect("opens");
+                    assert_eq!(file.metadata().expect("is open").len(), bytes as u64, "round {round}");
+                    assert!(mapped(&file) == vec![round; bytes], "round {round}");
+                    assert!(read_plainly(&there) == vec![round; bytes], "round {round}");
+                });
+            }
+        });
+        if round % 5 == 0 {
+            kept.push((File::open(&there).expect("opens"), bytes));
+        }
+        for (reader, bytes) in &kept {
+            assert_eq!(reader.metadata().expect("is open").len(), *bytes as u64, "round {round}");
+            assert_eq!(mapped(reader).len(), *bytes, "round {round}");
+        }
+    }
+    drop(kept);
+    two.unmount();
+    one.unmount();
+}
+
+/// What a private mapping of an open file shows, which is as long as fstat(2) says.
+fn mapped(file: &File) -> Vec<u8> {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(file));
+    let script = "import mmap, sys\nwith open(sys.argv[1], 'rb') as f: sys.stdout.buffer.write(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)[:])";
+    let ran = std::process::Command::new("python3").args(["-c", script, &path]).output().expect("runs");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    ran.stdout
+}
+
+/// The old version and the new one are one file: its mode is, and what was acknowledged for one is not lost by the other.
+#[test]
+fn a_name_leads_to_the_new_version_for_as_long_as_the_old_one_is_read() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let (here, there) = (one.join("file"), two.join("file"));
+    fs::write(&here, [1; 5000]).expect("writes");
+    let reader = File::open(&there).expect("opens");
+    assert_eq!(read_plainly(&there).len(), 5000);
+    fs::write(&here, [2; 20_000]).expect("writes");
+    // The first to hear of it is not a name, and the kernel takes its time before it looks that up again.
+    assert_eq!(reader.metadata().expect("is open").len(), 5000);
+    std::thread::sleep(Duration::from_secs(11));
+    for _ in 0..3 {
+        assert_eq!(fs::metadata(&there).expect("is there").len(), 20_000);
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    assert_eq!((reader.metadata().expect("is open").len(), mapped(&reader).len()), (5000, 5000));
+    assert!(read_plainly(&there) == [2; 20_000]);
+
+    let mode = |attr: fs::Metadata| attr.permissions().mode() & 0o777;
+    reader.set_permissions(fs::Permissions::from_mode(0o600)).expect("is the owner");
+    assert_eq!(mode(fs::metadata(&there).expect("is there")), 0o600);
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o640)).expect("is the owner");
+    assert_eq!(mode(reader.metadata().expect("is open")), 0o640);
+
+    // Nobody writes to the old version: what is not the file any more would go over what is.
+    let old = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+    assert_eq!(read_plainly(Path::new(&old)), [1; 5000]);
+    let refused = OpenOptions::new().append(true).open(&old).expect_err("it is old").kind();
+    assert_eq!(refused, ErrorKind::StaleNetworkFileHandle);
+    append(&there, b"more");
+    let mut file = OpenOptions::new().write(true).open(&there).expect("opens");
+    assert_eq!(file.seek(SeekFrom::End(0)).expect("seeks"), 20_004);
+    drop((file, reader));
     two.unmount();
     one.unmount();
 }

@@ -2,6 +2,7 @@
 
 use crate::convert::{self, call, caller, how};
 use crate::errno::errno;
+use crate::handles::Intent;
 use crate::node::Node;
 use crate::reply::{
     GENERATION, content_blocks, reply_attr, reply_created, reply_empty, reply_entry, reply_opened, reply_xattr, told,
@@ -88,8 +89,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn forget(&self, _request: &Request, ino: INodeNo, _lookups: u64) {
-        self.volume.handles.forget(Node::of(ino));
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.volume.handles.forget(Node::of(ino), lookups);
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
@@ -228,13 +229,18 @@ impl Filesystem for Adapter {
                 Err(errno) => reply.error(errno),
             };
         }
-        let op = if how.writer.is_some() { Op::OpenWrite } else { Op::Open };
+        let op = if how.intent == Intent::Write { Op::OpenWrite } else { Op::Open };
         self.answer(
             call(op, request, ino),
             |volume| async move {
-                let opened = match volume.open(Node::of(ino), how).await {
-                    Ok(opening) => volume.opened(opening, |file| reply.open_backing(file)).await,
-                    Err(error) => Err(error),
+                let opened = loop {
+                    let opened = match volume.open(Node::of(ino), how).await {
+                        Ok(opening) => volume.opened(opening, |file| reply.open_backing(file)).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Some(opened) = opened.transpose() {
+                        break opened;
+                    }
                 };
                 Ok((reply, opened))
             },

@@ -6,10 +6,15 @@ use std::fs;
 
 /// The thread that made a request; 0 if the kernel could not tell, as for pages written back later or for a caller in
 /// another process namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Caller(pub u32);
 
 impl Caller {
+    /// Whether the kernel could tell it.
+    pub fn is_known(self) -> bool {
+        self.0 != 0
+    }
+
     /// The process of the thread, `None` if that cannot be told. The thread waits for the answer to its request, so it is
     /// still there.
     pub fn process(self) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! Between the kernel's words and ours. No decisions.
 
 use crate::caller::Caller;
+use crate::handles::Intent;
 use crate::node::Node;
 use crate::volume::{Allocate, NodeAttr, OpenHow};
 use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow};
@@ -28,7 +29,7 @@ pub fn call(op: Op, request: &Request, number: INodeNo) -> Record {
 pub fn how(request: &Request, flags: OpenFlags) -> OpenHow {
     let truncate = flags.0 & OFlags::TRUNC.bits() as i32 != 0;
     let writes = truncate || flags.acc_mode() != OpenAccMode::O_RDONLY;
-    OpenHow { truncate, writer: writes.then(|| caller(request)) }
+    OpenHow { truncate, intent: if writes { Intent::Write } else { Intent::Read }, caller: caller(request) }
 }
 
 pub fn name(text: &OsStr) -> Result<Name> {

@@ -2,7 +2,7 @@
 //! written are those of the open file.
 
 use crate::caller::{Caller, Writers};
-use crate::io_mode::{IoMode, IoModes, Size};
+use crate::io_mode::{IoMode, IoModes};
 use crate::node::Node;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use torchfs_core::meta::{Attr, DirEntry, FileKind, Name};
-use torchfs_core::{Error, File, InodeId, Kind, Result, Version};
+use torchfs_core::{Error, File, InodeId, Kind, Version};
+
+/// Callers whose next open is the second try of one that was sent back; each is so for microseconds.
+const SENT_BACK_MAX: usize = 4096;
 
 /// For how long whoever made an inode have another node may take to open that.
 const NEW: Duration = Duration::from_secs(10);
@@ -108,6 +111,24 @@ impl Pages {
     }
 }
 
+/// A new handle.
+#[derive(Debug)]
+pub struct Inserted {
+    pub number: u64,
+    pub open: OpenFile,
+    /// Whether the kernel has the attributes of the version that is open. If not, it must forget them.
+    pub is_told: bool,
+}
+
+/// Why there is no new handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotInserted {
+    /// It belongs to another node of the inode, to which names lead now.
+    Elsewhere,
+    /// A later version was opened meanwhile.
+    Outdated,
+}
+
 /// What the handles of one node share.
 #[derive(Debug)]
 struct OpenNode {
@@ -139,6 +160,8 @@ struct Tables {
     turned: HashMap<InodeId, Turned>,
     /// Those whose pages the kernel is being given.
     giving: HashSet<Node>,
+    /// Whose last open was answered with ESTALE, so that the kernel looks the name up again and opens once more.
+    sent_back: HashMap<Caller, InodeId>,
 }
 
 /// The node that an inode has had for a while.
@@ -157,8 +180,8 @@ struct Known {
     told: Version,
     /// The version that its pages are of.
     pages: Option<Version>,
-    /// The last open was answered with ESTALE, so that the kernel looks the name up again and opens once more.
-    sent_back: bool,
+    /// How many times it was told the node with a name, and has not forgotten it.
+    lookups: u64,
 }
 
 impl Turned {
@@ -170,7 +193,7 @@ impl Turned {
 impl Tables {
     /// What the kernel knows of a file; of one that it knew nothing of, this version.
     fn known(&mut self, node: Node, version: Version) -> &mut Known {
-        self.known.entry(node).or_insert(Known { told: version, pages: None, sent_back: false })
+        self.known.entry(node).or_insert(Known { told: version, pages: None, lookups: 0 })
     }
 
     /// The node under which the kernel is told an inode.
@@ -195,10 +218,9 @@ impl Tables {
         }
     }
 
-    /// There is a later version: the readers of a node, if only such have it open, keep theirs. What they keep.
-    fn keep(&mut self, node: Node, version: Version) -> Option<&File> {
-        let open = self.open.get_mut(&node)?;
-        if !open.is_kept && open.keeps_from(version) {
+    /// Names lead to another node from now on, and the readers of this one keep what they have.
+    fn leave(&mut self, node: Node) {
+        if let Some(open) = self.open.get_mut(&node).filter(|open| !open.is_kept) {
             open.is_kept = true;
             for handle in self.files.values_mut().filter(|handle| handle.node == node) {
                 handle.file = handle.file.snapshot();
@@ -206,9 +228,28 @@ impl Tables {
                     open.file = handle.file.clone();
                 }
             }
-            self.turn(node);
+        }
+        self.turn(node);
+    }
+
+    /// What the readers of a node keep, now that there is this version.
+    fn keep(&mut self, node: Node, version: Version) -> Option<&File> {
+        let open = self.open.get(&node)?;
+        if open.is_kept || open.keeps_from(version) {
+            self.leave(node);
         }
         self.open.get(&node).filter(|open| open.is_kept).map(|open| &open.file)
+    }
+
+    /// Notes that an open is answered with ESTALE.
+    fn send_back(&mut self, ino: InodeId, caller: Caller) {
+        // Who did not come again would stay.
+        if self.sent_back.len() >= SENT_BACK_MAX {
+            self.sent_back.clear();
+        }
+        if caller.is_known() {
+            self.sent_back.insert(caller, ino);
+        }
     }
 }
 
@@ -247,32 +288,56 @@ impl Handles {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A new handle. `choose` says how the kernel may do its input and output, given how others of the node do. If it can in no way,
-    /// the inode has another node from now on.
+    /// What an open goes on with that found `file`; `None` if it must be sent back: names lead to another node, or the kernel has attributes of
+    /// another version. It tries again once. The second try finds the node that names lead to; or it came without a name, as from /proc/self/fd;
+    /// or there was another change meanwhile. What readers keep there is right then.
+    pub fn admit(&self, node: Node, file: File, intent: Intent, caller: Caller) -> Option<File> {
+        let mut tables = self.tables();
+        let is_second = tables.sent_back.remove(&caller) == Some(node.ino());
+        let version = file.attr().version;
+        let is_told = tables.known.get(&node).is_none_or(|known| known.told == version);
+        let admitted = match tables.keep(node, version) {
+            Some(kept) => (is_second && intent == Intent::Read).then(|| kept.snapshot()),
+            None => (is_second || is_told).then_some(file),
+        };
+        if admitted.is_none() {
+            tables.send_back(node.ino(), caller);
+        }
+        admitted
+    }
+
+    /// A new handle. `choose` says how the kernel may do its input and output, given how others of the node do.
     pub fn insert_file(
         &self,
         node: Node,
         file: File,
         intent: Intent,
-        choose: impl FnOnce(&mut IoModes, Size) -> Option<IoMode>,
-    ) -> Option<(u64, OpenFile)> {
+        caller: Caller,
+        choose: impl FnOnce(&mut IoModes) -> Option<IoMode>,
+    ) -> Result<Inserted, NotInserted> {
         let number = self.number();
         let is_giving = |tables: &mut Tables| tables.giving.contains(&node);
         let mut tables = self.given.wait_while(self.tables(), is_giving).unwrap_or_else(PoisonError::into_inner);
         let version = file.attr().version;
-        let is_told = tables.known.get(&node).is_none_or(|known| known.told == version);
-        let size = if is_told { Size::Told } else { Size::OfAnother };
+        let is_kept = tables.keep(node, version).is_some();
         let first = || OpenNode { file: file.clone(), handles: 0, writers: 0, io: IoModes::default(), is_kept: false };
         let opened = tables.open.entry(node).or_insert_with(first);
-        let Some(io) = choose(&mut opened.io, size) else {
-            tables.turn(node);
-            return None;
+        if !is_kept && opened.writers == 0 && opened.io.version().is_some_and(|held| held > version) {
+            return Err(NotInserted::Outdated);
+        }
+        let may_join = !is_kept || intent == Intent::Read && opened.io.version() == Some(version);
+        let Some(io) = may_join.then(|| choose(&mut opened.io)).flatten() else {
+            tables.leave(node);
+            tables.send_back(node.ino(), caller);
+            return Err(NotInserted::Elsewhere);
         };
         opened.handles += 1;
         opened.writers += usize::from(intent == Intent::Write);
+        let file = if is_kept { file.snapshot() } else { file };
         let open = OpenFile { io, file, node, intent, writing: Arc::default() };
         tables.files.insert(number, open.clone());
-        Some((number, open))
+        let told = std::mem::replace(&mut tables.known(node, version).told, version);
+        Ok(Inserted { number, open, is_told: told == version })
     }
 
     /// The node under which the kernel is told these attributes.
@@ -288,14 +353,23 @@ impl Handles {
         let node = self.node(attr);
         let mut tables = self.tables();
         if tables.open.get(&node).is_some_and(|open| open.io.backing_version().is_some()) {
-            tables.turn(node);
+            tables.leave(node);
         }
         tables.node(attr.ino)
     }
 
     /// All that the kernel may know an inode by.
-    pub fn nodes(&self, ino: InodeId) -> impl Iterator<Item = Node> + use<> {
-        self.tables().nodes(ino)
+    pub fn nodes(&self, ino: InodeId) -> Vec<Node> {
+        let tables = self.tables();
+        match tables.turned.get(&ino) {
+            Some(_) => tables.nodes(ino).filter(|node| tables.known.contains_key(node)).collect(),
+            None => vec![Node::first(ino)],
+        }
+    }
+
+    /// Whether names lead to another node, or are about to as there is this version.
+    pub fn is_left(&self, node: Node, version: Version) -> bool {
+        self.tables().keep(node, version).is_some()
     }
 
     /// Whether names of an inode will lead to another node once the kernel hears that another client changed its content.
@@ -309,15 +383,15 @@ impl Handles {
         self.tables().turned.get(&ino).is_some_and(Turned::is_new)
     }
 
-    pub fn file(&self, number: u64) -> Result<OpenFile> {
+    pub fn file(&self, number: u64) -> torchfs_core::Result<OpenFile> {
         self.tables().files.get(&number).cloned().ok_or_else(|| bad_handle(number))
     }
 
     /// An open file of the inode that goes along with what is written here, if there is one.
     pub fn file_of(&self, ino: InodeId) -> Option<File> {
         let tables = self.tables();
-        let mut open = tables.nodes(ino).filter_map(|node| tables.open.get(&node));
-        open.find(|open| !open.is_kept).map(|open| open.file.clone())
+        let open = tables.open.get(&tables.node(ino)).filter(|open| !open.is_kept);
+        open.map(|open| open.file.clone())
     }
 
     /// An open file of the node, if there is one.
@@ -368,7 +442,7 @@ impl Handles {
         number
     }
 
-    pub fn dir(&self, number: u64) -> Result<Arc<OpenDir>> {
+    pub fn dir(&self, number: u64) -> torchfs_core::Result<Arc<OpenDir>> {
         self.tables().dirs.get(&number).cloned().ok_or_else(|| bad_handle(number))
     }
 
@@ -399,15 +473,6 @@ impl Handles {
         }
     }
 
-    /// Whether an open must be sent back, because the kernel has attributes of another version. Not twice in a row: the
-    /// kernel tries again only once.
-    pub fn send_back(&self, node: Node, version: Version) -> bool {
-        let mut tables = self.tables();
-        let Some(known) = tables.known.get_mut(&node) else { return false };
-        known.sent_back = known.told != version && !known.sent_back;
-        known.sent_back
-    }
-
     /// The kernel is about to fill pages with this version; whether those it may have are of the same one.
     pub fn pages_still_good(&self, node: Node, version: Version) -> bool {
         self.tables().known(node, version).pages.replace(version) == Some(version)
@@ -434,31 +499,39 @@ impl Handles {
     /// This mount itself committed `version`: what the kernel knows already shows it, unless another client came between.
     pub fn committed(&self, ino: InodeId, version: Version) {
         let mut tables = self.tables();
-        for node in tables.nodes(ino) {
-            if let Some(open) = tables.open.get_mut(&node) {
-                if open.is_kept {
-                    continue;
-                }
-                open.io.committed(version);
-            }
-            let Some(known) = tables.known.get_mut(&node) else { continue };
-            let follows = |known: Version| known.0 + 1 == version.0;
-            if follows(known.told) {
-                known.told = version;
-            }
-            if known.pages.is_some_and(follows) {
-                known.pages = Some(version);
-            }
+        let node = tables.node(ino);
+        if let Some(open) = tables.open.get_mut(&node) {
+            open.io.committed(version);
+        }
+        let Some(known) = tables.known.get_mut(&node) else { return };
+        let follows = |known: Version| known.0 + 1 == version.0;
+        if follows(known.told) {
+            known.told = version;
+        }
+        if known.pages.is_some_and(follows) {
+            known.pages = Some(version);
         }
     }
 
-    /// The kernel forgot a node and its pages, or one of the times that it was told it: also one that it was just told
-    /// in place of another, and is about to ask for.
-    pub fn forget(&self, node: Node) {
+    /// The kernel is told a file's node with a name: it will say when it forgets it.
+    pub fn looked_up(&self, node: Node, attr: &Attr) {
+        if attr.kind == FileKind::File {
+            self.tables().known(node, attr.version).lookups += 1;
+        }
+    }
+
+    /// The kernel forgot so many of the times that it was told a node. After the last it has no pages of it either.
+    pub fn forget(&self, node: Node, lookups: u64) {
         let mut tables = self.tables();
+        let Some(known) = tables.known.get_mut(&node) else { return };
+        known.lookups = known.lookups.saturating_sub(lookups);
+        if known.lookups > 0 {
+            return;
+        }
         tables.known.remove(&node);
-        let is_unused = |node| !tables.known.contains_key(&node) && !tables.open.contains_key(&node);
-        let is_over = |turned: &Turned| !turned.is_new() && tables.nodes(node.ino()).skip(1).all(is_unused);
+        let first = Node::first(node.ino());
+        let is_unused = |node| !tables.open.contains_key(&node) && (node == first || !tables.known.contains_key(&node));
+        let is_over = |turned: &Turned| !turned.is_new() && tables.nodes(node.ino()).all(is_unused);
         if tables.turned.get(&node.ino()).is_some_and(is_over) {
             tables.turned.remove(&node.ino());
         }

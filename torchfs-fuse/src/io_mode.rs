@@ -18,17 +18,8 @@ pub enum IoMode {
     Cached,
     /// The kernel reads this version from a local file, without us.
     Passthrough(Arc<BackingId>),
-    /// Every read and write comes to us, while others have another version in the page cache.
+    /// Every read and write comes to us, while a writer has another version in the page cache.
     Direct,
-}
-
-/// Which size the kernel has of a file that is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// That of the version that is opened.
-    Told,
-    /// That of another version.
-    OfAnother,
 }
 
 /// A whole file in the local cache that the kernel could read by itself.
@@ -54,7 +45,6 @@ impl IoModes {
     pub fn choose(
         &mut self,
         version: Version,
-        size: Size,
         whole: Option<Whole>,
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Option<(IoMode, Option<io::Error>)> {
@@ -71,14 +61,14 @@ impl IoModes {
                     self.passthrough += 1;
                     (IoMode::Passthrough(backing), None)
                 }
-                Err(error) => (self.cached(version, size), Some(error)),
+                Err(error) => (self.cached(version), Some(error)),
             },
-            (None, _) => (self.cached(version, size), None),
+            (None, _) => (self.cached(version), None),
         })
     }
 
-    fn cached(&mut self, version: Version, size: Size) -> IoMode {
-        if size == Size::OfAnother || self.cached > 0 && self.cached_version != Some(version) {
+    fn cached(&mut self, version: Version) -> IoMode {
+        if self.cached > 0 && self.cached_version != Some(version) {
             return IoMode::Direct;
         }
         self.cached += 1;
@@ -131,15 +121,15 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_goes_through_the_page_cache() {
         let mut modes = IoModes::default();
-        let (mode, reason) = modes.choose(Version(1), Size::Told, whole(), refused).expect("chosen");
+        let (mode, reason) = modes.choose(Version(1), whole(), refused).expect("chosen");
         assert!(matches!(mode, IoMode::Cached) && reason.is_some());
         // A second handle is not tried: the kernel allows one way at a time.
-        let (second, reason) = modes.choose(Version(1), Size::Told, whole(), |_| panic!("not asked")).expect("chosen");
+        let (second, reason) = modes.choose(Version(1), whole(), |_| panic!("not asked")).expect("chosen");
         assert!(matches!(second, IoMode::Cached) && reason.is_none());
         modes.closed(&mode);
         modes.closed(&second);
         assert!(
-            modes.choose(Version(1), Size::Told, whole(), refused).expect("chosen").1.is_some(),
+            modes.choose(Version(1), whole(), refused).expect("chosen").1.is_some(),
             "idle again, so it is tried again"
         );
     }
@@ -147,22 +137,15 @@ mod tests {
     #[test]
     fn two_versions_never_share_the_page_cache() {
         let mut modes = IoModes::default();
-        let (old, _) = modes.choose(Version(1), Size::Told, None, refused).expect("chosen");
-        let (new, _) = modes.choose(Version(2), Size::Told, None, refused).expect("chosen");
+        let (old, _) = modes.choose(Version(1), None, refused).expect("chosen");
+        let (new, _) = modes.choose(Version(2), None, refused).expect("chosen");
         assert!(matches!((&old, &new), (IoMode::Cached, IoMode::Direct)));
         modes.closed(&old);
-        assert!(matches!(modes.choose(Version(2), Size::Told, None, refused).expect("chosen").0, IoMode::Cached));
+        assert!(matches!(modes.choose(Version(2), None, refused).expect("chosen").0, IoMode::Cached));
         // After a commit of this mount all its handles read what was committed.
         modes.committed(Version(3));
-        assert!(matches!(modes.choose(Version(3), Size::Told, None, refused).expect("chosen").0, IoMode::Cached));
-        assert!(matches!(modes.choose(Version(2), Size::Told, None, refused).expect("chosen").0, IoMode::Direct));
+        assert!(matches!(modes.choose(Version(3), None, refused).expect("chosen").0, IoMode::Cached));
+        assert!(matches!(modes.choose(Version(2), None, refused).expect("chosen").0, IoMode::Direct));
         modes.closed(&new);
-    }
-
-    #[test]
-    fn what_the_kernel_has_another_size_of_is_not_read_through_its_page_cache() {
-        let mut modes = IoModes::default();
-        let (mode, _) = modes.choose(Version(2), Size::OfAnother, None, refused).expect("chosen");
-        assert!(matches!(mode, IoMode::Direct) && modes.version().is_none());
     }
 }

@@ -125,7 +125,7 @@ pub fn mount(client: Client, mountpoint: &Path, options: MountOptions) -> Result
     // Dropping what fuser calls the mount would unmount whatever is at the path by then, also when this mount is gone and
     // another has taken its place. So it is never dropped; the connection to the kernel, which is gone too, stays with it.
     let notifier = session.notifier();
-    let _ = volume.pages.notifier.set(notifier.clone());
+    let _ = volume.notifier.set(notifier.clone());
     let watcher = watcher::run(volume.clone(), notifier);
     let serving = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
     // The thread ends when the kernel says that the file system is unmounted; `Mounted` sees to it that this happens.

@@ -4,8 +4,6 @@
 //! Pages that the kernel was given or read before it may still have, and giving them again takes longer than opening the file. It does
 //! not tell, but it asks for what it lacks. So opens are watched: those that rely on pages of before, and whether these are asked for.
 
-use fuser::Notifier;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// One of so many opens relies on pages of before, also while others found them gone.
@@ -14,8 +12,6 @@ const TRIED_OF: u32 = 16;
 /// What is known of the kernel's memory.
 #[derive(Debug, Default)]
 pub struct Pages {
-    /// There once the file system is mounted.
-    pub notifier: OnceLock<Notifier>,
     are_gone: AtomicBool,
     opens: AtomicU32,
 }

@@ -13,7 +13,7 @@ pub use xattrs::readable_xattr;
 use crate::MountOptions;
 use crate::caller::Caller;
 use crate::control::Control;
-use crate::handles::{Handles, Intent, OpenFile};
+use crate::handles::{Handles, Inserted, Intent, NotInserted, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::node::Node;
 use crate::orders::Orders;
@@ -23,7 +23,7 @@ use crate::stats::MountStats;
 use crate::told::Told;
 use crate::tracer::Tracer;
 use crate::written::Room;
-use fuser::BackingId;
+use fuser::{BackingId, Notifier};
 use std::future::Future;
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -90,6 +90,8 @@ pub struct Volume {
     pub handles: Handles,
     pub told: Told,
     pub pages: Pages,
+    /// There once the file system is mounted.
+    pub notifier: OnceLock<Notifier>,
     pub tracer: Arc<Tracer>,
     orders: Orders,
     pub control: Control,
@@ -113,6 +115,7 @@ impl Volume {
             handles: Handles::default(),
             told: Told::new(options.kernel_ttl),
             pages: Pages::default(),
+            notifier: OnceLock::new(),
             tracer: Arc::default(),
             orders: Orders::new(mountpoint.to_owned(), room.clone()),
             control: Control::new(mountpoint.to_owned(), room),
@@ -143,7 +146,7 @@ impl Volume {
     /// open(2) of what is in `.torchfs`; `None` for all other inodes.
     pub fn open_special(&self, ino: InodeId, how: OpenHow, operations_in_flight: u64) -> Option<Result<u64>> {
         let special = Special::of(ino)?;
-        if how.writer.is_some() {
+        if how.intent == Intent::Write {
             return Some(match special {
                 Special::Schedule => Ok(self.orders.open(self.handles.number())),
                 Special::Control => Ok(self.control.open(self.handles.number())),
@@ -173,7 +176,9 @@ impl Volume {
     /// As [`Volume::tell`], with the name that leads there.
     fn tell_entry(&self, parent: InodeId, name: Name, attr: Attr) -> NodeAttr {
         self.tell_name(parent, name, attr.ino);
-        self.tell(self.handles.node(&attr), attr)
+        let node = self.handles.node(&attr);
+        self.handles.looked_up(node, &attr);
+        self.tell(node, attr)
     }
 
     /// The kernel is told where a name leads.
@@ -232,30 +237,43 @@ impl Volume {
         let ino = node.ino();
         Special::refuse(ino)?;
         if let Some(size) = change.size {
-            self.truncate(ino, size, handle).await?;
+            self.truncate(node, size, handle).await?;
         }
         if change.rest == AttrChange::default() {
             return self.attr(node).await.map(Answer::Fresh);
         }
+        self.forget_attributes(self.handles.nodes(ino).into_iter().filter(|other| *other != node));
         // A file that is being written takes them along with its commit: one operation instead of two, and no question.
         if let Some(file) = self.handles.file_of(ino)
             && file.set_attr_at_commit(&change.rest)
         {
             return Ok(Answer::Known(self.tell(node, file.attr())));
         }
-        Ok(Answer::Fresh(self.tell(node, self.client.set_attr_inode(ino, change.rest).await?)))
+        let attr = self.client.set_attr_inode(ino, change.rest).await?;
+        self.forget_attributes(self.handles.nodes(ino).into_iter().filter(|other| *other != node));
+        Ok(Answer::Fresh(self.tell(node, attr)))
     }
 
-    /// ftruncate(2) stays with the open file until it is committed; truncate(2) of a file that is not open is a change by
-    /// itself.
-    async fn truncate(&self, ino: InodeId, size: u64, handle: Option<u64>) -> Result<()> {
+    /// The kernel is to ask for attributes again before it uses them.
+    pub fn forget_attributes(&self, nodes: impl IntoIterator<Item = Node>) {
+        const ATTRIBUTES_ONLY: i64 = -1;
+        let Some(notifier) = self.notifier.get() else { return };
+        for node in nodes {
+            if let Err(error) = notifier.inval_inode(node.number(), ATTRIBUTES_ONLY, 0) {
+                tracing::debug!("the kernel keeps what it knows of {node:?} for a moment: {error}");
+            }
+        }
+    }
+
+    /// ftruncate(2) stays with the open file until it is committed; truncate(2) is a change by itself.
+    async fn truncate(&self, node: Node, size: u64, handle: Option<u64>) -> Result<()> {
         if let Some(number) = handle {
             return self.handles.file(number)?.change().truncate(size).await;
         }
-        let file = match self.handles.file_of(ino) {
-            Some(file) => file,
-            None => self.client.open_inode(ino).await?,
-        };
+        let file = self.client.open_inode(node.ino()).await?;
+        if self.handles.is_left(node, file.attr().version) {
+            return Err(Error::new(Kind::Stale, "readers have an older version of it open: names lead elsewhere"));
+        }
         file.truncate(size).await?;
         self.commit(&file).await
     }
@@ -290,16 +308,18 @@ impl Volume {
         self.handles.tell(node, &file.attr());
         let opening = Opening { file: file.clone(), node, how, whole: None };
         let opened = self.opened(opening, |_| Err(ErrorKind::Unsupported.into())).await?;
+        let opened = opened.ok_or_else(|| Error::new(Kind::Stale, "a later version was opened meanwhile"))?;
+        self.handles.looked_up(node, &file.attr());
         Ok((NodeAttr { node, attr: file.attr() }, opened))
     }
 
     /// open(2), first half: everything that takes time.
     pub async fn open(&self, node: Node, how: OpenHow) -> Result<Opening> {
         let file = self.client.open_inode(node.ino()).await?;
-        if self.handles.send_back(node, file.attr().version) {
-            return Err(Error::new(Kind::Stale, "the content changed since the name was looked up"));
-        }
-        if how.writer.is_none() {
+        let admitted = self.handles.admit(node, file, how.intent, how.caller);
+        let changed = || Error::new(Kind::Stale, "the content changed since the name was looked up");
+        let file = admitted.ok_or_else(changed)?;
+        if how.intent == Intent::Read {
             file.begin_reading();
         }
         let whole = self.whole(node, &file, how).await;
@@ -314,7 +334,7 @@ impl Volume {
         let is_at_rest = || SystemTime::from(attr.mtime).elapsed().is_ok_and(|age| age >= AT_REST);
         let begins = || is_at_rest() && !self.tracer.is_recording() && !self.handles.turned_lately(attr.ino);
         let goes_on = || self.handles.passes_through(node, attr.version);
-        if how.writer.is_some()
+        if how.intent == Intent::Write
             || attr.size < PASSTHROUGH_BYTES_MIN
             || self.passthrough_refused.get().is_some()
             || !(begins() || goes_on())
@@ -325,28 +345,31 @@ impl Volume {
         Some(Whole { file })
     }
 
-    /// open(2), second half: the handle. `register` tells the kernel of a local file.
+    /// open(2), second half: the handle; `None` if all is to be done again. `register` tells the kernel of a local file.
     pub async fn opened(
         &self,
         opening: Opening,
         register: impl FnOnce(&std::fs::File) -> std::io::Result<BackingId>,
-    ) -> Result<Opened> {
+    ) -> Result<Option<Opened>> {
         let Opening { file, node, how, whole } = opening;
         let attr = file.attr();
         let version = attr.version;
         let mut refused = None;
-        let intent = if how.writer.is_some() { Intent::Write } else { Intent::Read };
-        let inserted = self.handles.insert_file(node, file, intent, |modes, size| {
-            let (mode, reason) = modes.choose(version, size, whole, register)?;
+        let inserted = self.handles.insert_file(node, file, how.intent, how.caller, |modes| {
+            let (mode, reason) = modes.choose(version, whole, register)?;
             refused = reason;
             Some(mode)
         });
-        let Some((handle, open)) = inserted else {
-            return Err(Error::new(
-                Kind::Stale,
-                "the kernel reads a local file of it for others: this needs another node",
-            ));
+        let Inserted { number: handle, open, is_told } = match inserted {
+            Ok(inserted) => inserted,
+            Err(NotInserted::Outdated) => return Ok(None),
+            Err(NotInserted::Elsewhere) => {
+                return Err(Error::new(Kind::Stale, "others read what this is not to read: it needs another node"));
+            }
         };
+        if !is_told {
+            self.forget_attributes([node]);
+        }
         if let Some(reason) = refused
             && self.passthrough_refused.set(reason.to_string()).is_ok()
         {
@@ -356,8 +379,8 @@ impl Volume {
         if matches!(open.io, IoMode::Passthrough(_)) {
             self.passthrough_opens.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(writer) = how.writer {
-            open.add_writer(writer);
+        if how.intent == Intent::Write {
+            open.add_writer(how.caller);
         }
         if how.truncate
             && let Err(error) = open.change().truncate(0).await
@@ -366,13 +389,13 @@ impl Volume {
             return Err(error);
         }
         let keep_pages = match open.io {
-            IoMode::Cached if how.writer.is_none() => self.has_pages(node, &open, &attr),
+            IoMode::Cached if how.intent == Intent::Read => self.has_pages(node, &open, &attr),
             IoMode::Cached => self.handles.pages_still_good(node, version),
             _ => false,
         };
         let bytes = if how.truncate { 0 } else { attr.size };
-        let may_change = how.writer.is_some() || how.truncate;
-        Ok(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change })
+        let may_change = how.intent == Intent::Write;
+        Ok(Some(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change }))
     }
 
     /// Whether the kernel has pages of this version, which are given to it if it will want them and they are at hand.
@@ -388,7 +411,7 @@ impl Volume {
         }
         let read = pin!(open.file.read_at(0, attr.size as usize));
         let Poll::Ready(Ok(bytes)) = read.poll(&mut Context::from_waker(Waker::noop())) else { return are_known };
-        let Some(notifier) = self.pages.notifier.get() else { return are_known };
+        let Some(notifier) = self.notifier.get() else { return are_known };
         let give = || notifier.store(node.number(), 0, &bytes);
         bytes.len() as u64 == attr.size && self.handles.give_pages(node, attr.version, give) || are_known
     }

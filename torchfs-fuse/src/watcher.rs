@@ -77,15 +77,12 @@ async fn tell(volume: &Arc<Volume>, mut told: mpsc::Receiver<Vec<Change>>, notif
 
 /// The kernel forgets an inode's attributes, or a name. Pages stay: they belong to the version that is open.
 fn forget(volume: &Volume, notifier: &Notifier, change: &Change) {
-    const ATTRIBUTES_ONLY: i64 = -1;
-    let result = match change {
-        Change::Inode(ino) => {
-            let mut nodes = volume.handles.nodes(*ino);
-            nodes.try_for_each(|node| notifier.inval_inode(node.number(), ATTRIBUTES_ONLY, 0))
+    match change {
+        Change::Inode(ino) => volume.forget_attributes(volume.handles.nodes(*ino)),
+        Change::Name(parent, name) => {
+            if let Err(error) = notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes())) {
+                tracing::debug!("the kernel keeps what it knows of {name} for a moment: {error}");
+            }
         }
-        Change::Name(parent, name) => notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes())),
-    };
-    if let Err(error) = result {
-        tracing::debug!("the kernel keeps what it knows of {change:?} for a moment: {error}");
     }
 }

@@ -1,6 +1,7 @@
 //! What the kernel asks of a file, in our words.
 
 use crate::caller::Caller;
+use crate::handles::Intent;
 use fuser::OpenFlags;
 use rustix::fs::OFlags;
 use torchfs_core::meta::AttrChange;
@@ -16,8 +17,8 @@ pub struct Change {
 #[derive(Clone, Copy, Debug)]
 pub struct OpenHow {
     pub truncate: bool,
-    /// Who opens it, if for writing.
-    pub writer: Option<Caller>,
+    pub intent: Intent,
+    pub caller: Caller,
 }
 
 /// Where write(2) writes.

@@ -150,6 +150,7 @@ impl Volume {
 
     /// The kernel takes an entry of a listing for the answer to a lookup.
     pub fn tell_listed(&self, parent: InodeId, name: &[u8], shown: &NodeAttr) {
+        self.handles.looked_up(shown.node, &shown.attr);
         self.handles.tell(shown.node, &shown.attr);
         if let Ok(name) = Name::new(name) {
             self.tell_name(parent, name, shown.attr.ino);
