@@ -61,6 +61,11 @@ fn a_reader_that_comes_to_the_end_of_an_older_version_shortens_the_file_for_nobo
 /// Longer than the kernel answers by itself.
 const KERNEL_FORGETS: Duration = Duration::from_millis(1100);
 
+#[expect(clippy::disallowed_methods, reason = "a thread of the test's own, no runtime's")]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
+}
+
 const LISTED: usize = 800;
 
 /// Far behind what the first request brings.
@@ -170,10 +175,10 @@ fn a_name_leads_to_the_new_version_for_as_long_as_the_old_one_is_read() {
     fs::write(&here, [2; 20_000]).expect("writes");
     // The first to hear of it is not a name, and the kernel takes its time before it looks that up again.
     assert_eq!(reader.metadata().expect("is open").len(), 5000);
-    std::thread::sleep(Duration::from_secs(11));
+    wait(Duration::from_secs(11));
     for _ in 0..3 {
         assert_eq!(fs::metadata(&there).expect("is there").len(), 20_000);
-        std::thread::sleep(Duration::from_millis(1100));
+        wait(KERNEL_FORGETS);
     }
     assert_eq!((reader.metadata().expect("is open").len(), mapped(&reader).len()), (5000, 5000));
     assert!(read_plainly(&there) == [2; 20_000]);
@@ -229,14 +234,13 @@ fn name(number: usize) -> String {
 
 impl Listing {
     /// Begins to list a new folder, of which the kernel has forgotten what it was told when it was made.
-    #[expect(clippy::disallowed_methods, reason = "a thread of the test's own, no runtime's")]
     fn begin(mount: &Mount, text: &str) -> Listing {
         let folder = mount.join(text);
         fs::create_dir(&folder).expect("makes");
         for number in 0..LISTED {
             File::create_new(folder.join(name(number))).expect("makes");
         }
-        std::thread::sleep(KERNEL_FORGETS);
+        wait(KERNEL_FORGETS);
         let mut entries = fs::read_dir(&folder).expect("lists");
         entries.next().expect("an entry").expect("lists");
         Listing { folder, entries }

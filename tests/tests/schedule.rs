@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use torchfs_tests::{Cluster, Mount, Noise, mounted_or_skip, run, wait_until, write_file};
@@ -105,6 +106,20 @@ fn what_is_wrong_with_a_text_is_the_result_of_its_close_and_can_be_read() {
     fs::read(mount.join("data").join(name(7))).expect("reads");
     announce("{\"epoch\": 9}\ndata/class3/0007.bin\n").expect("taken");
     assert_eq!(shown(&mount)["error"], Value::Null);
+    // One order after the other, as `>>` writes them: what the kernel takes for the end is that of the text before.
+    for number in 10..13 {
+        let mut file = File::options().append(true).open(schedule(&mount)).expect("opens");
+        write!(file, "{{\"epoch\": {number}}}\ndata/class3/0007.bin\n").expect("is a text of its own");
+        file.sync_all().expect("taken");
+    }
+    assert_eq!(shown(&mount)["epochs"].as_array().map(Vec::len), Some(5));
+    // What is refused withdraws nothing.
+    let file = File::create(schedule(&mount)).expect("opens");
+    file.write_at(b"data/class3/0007.bin\n", 7).expect_err("not from its first byte");
+    drop(file);
+    let now = shown(&mount);
+    assert!(now["error"].as_str().is_some_and(|error| error.contains("first byte")), "{now}");
+    assert_eq!(now["epochs"].as_array().map(Vec::len), Some(5));
     announce("\n").expect("taken");
     assert_eq!(shown(&mount)["epochs"], Value::Array(Vec::new()), "a text of one newline forgets all, by its close");
     announce("data/class3/0007.bin\n").expect("taken");

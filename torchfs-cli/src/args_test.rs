@@ -250,3 +250,10 @@ fn remote_paths_keep_their_bytes() {
     assert_eq!(root.join(b"x").bytes(), b"/x");
     assert!(Remote::parse(OsStr::new("")).is_err());
 }
+
+#[test]
+fn what_is_drawn_is_svg() {
+    assert!(parse(&["sim", "--plot", "hits.SVG"]).is_ok());
+    let refused = parse(&["trace", "summary", "a.trace", "--plot", "opens.png"]).expect_err("it would be no PNG");
+    assert!(refused.to_string().contains("ends in .svg"), "{refused}");
+}

@@ -161,7 +161,7 @@ impl Failure {
     /// Says it on stderr and gives the exit code.
     pub fn report(&self, verb: &str) -> ExitCode {
         for line in self.lines(verb) {
-            eprintln!("{line}");
+            note!("{line}");
         }
         self.exit.into()
     }

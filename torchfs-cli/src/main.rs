@@ -1,5 +1,13 @@
 //! `torchfs`: clusters, mounts and files from the command line. Thin: the work is done by the library crates.
 
+/// A line for people on stderr, which may be a pipe that nobody reads any more.
+macro_rules! note {
+    ($($arg:tt)*) => {{
+        let line = format!($($arg)*);
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), (line + "\n").as_bytes());
+    }};
+}
+
 mod args;
 mod cmd;
 mod exit;

@@ -3,6 +3,7 @@
 //! Each open of the file is one conversation: the request is written, then the answers are read, a line each. What is under way
 //! for it ends when it is closed. What is asked shares the [`Room`] that orders have.
 
+use crate::volume::WriteAt;
 use crate::written::{Room, Written};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -183,14 +184,14 @@ impl Talk {
     ///
     /// # Errors
     /// `InvalidInput` when answers are read already; as [`Written::write`].
-    pub async fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+    pub async fn write(&self, at: WriteAt, data: &[u8]) -> Result<()> {
         let State::Asking(text) = &mut *self.state.lock().await else {
             return Err(Error::new(
                 Kind::InvalidInput,
                 "it is being answered: open .torchfs/control anew for each request",
             ));
         };
-        text.write(offset, data)
+        text.write(at, data)
     }
 }
 

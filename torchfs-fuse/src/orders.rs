@@ -1,6 +1,7 @@
 //! [`Orders`]: what is written to `.torchfs/schedule`, and what it came to. docs/schedule.md says how it is meant.
 
 use crate::caller::{Caller, Writers};
+use crate::volume::WriteAt;
 use crate::written::{Room, Written};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -43,6 +44,8 @@ struct TextState {
     text: Arc<Written>,
     /// Who wrote since it was taken last.
     writers: Option<Writers>,
+    /// Somebody wrote, or tried.
+    is_meant: bool,
     /// Which epoch it is of if it does not say.
     epoch: Option<u64>,
 }
@@ -78,7 +81,7 @@ impl Orders {
 
     /// Begins a text, through this handle.
     pub fn open(&self, handle: u64) -> u64 {
-        let state = TextState { text: Arc::new(Written::new(&self.room)), writers: None, epoch: None };
+        let state = TextState { text: Arc::new(Written::new(&self.room)), writers: None, is_meant: false, epoch: None };
         lock(&self.texts).insert(handle, Arc::new(Text { state: Mutex::new(state) }));
         self.count.fetch_add(1, Ordering::Release);
         handle
@@ -87,6 +90,18 @@ impl Orders {
     /// The text that is written through a handle, if one is.
     pub fn text(&self, handle: u64) -> Option<Arc<Text>> {
         if self.count.load(Ordering::Acquire) == 0 { None } else { lock(&self.texts).get(&handle).cloned() }
+    }
+
+    /// Adds to the end of a text.
+    ///
+    /// # Errors
+    /// `InvalidInput` elsewhere, and while it is being understood; as [`Written::write`].
+    pub fn write(&self, text: &Text, at: WriteAt, data: &[u8], caller: Caller) -> Result<()> {
+        let written = text.write(at, data, caller);
+        if let Err(error) = &written {
+            lock(&self.state).error = Some(error.to_string());
+        }
+        written
     }
 
     /// Takes in what was written, if anything was since the last time.
@@ -132,7 +147,7 @@ impl Orders {
     pub fn close(&self, client: &Client, handle: u64) -> bool {
         let Some(text) = lock(&self.texts).remove(&handle) else { return false };
         self.count.fetch_sub(1, Ordering::Release);
-        if text.is_empty() {
+        if !lock(&text.state).is_meant {
             client.forget_announced();
             *lock(&self.state) = State::default();
         }
@@ -161,15 +176,12 @@ impl Orders {
 }
 
 impl Text {
-    /// Adds to its end.
-    ///
-    /// # Errors
-    /// `InvalidInput` while it is being understood; as [`Written::write`].
-    pub fn write(&self, offset: u64, data: &[u8], caller: Caller) -> Result<()> {
+    fn write(&self, at: WriteAt, data: &[u8], caller: Caller) -> Result<()> {
         let mut state = lock(&self.state);
+        state.is_meant = true;
         let busy =
             || Error::new(Kind::InvalidInput, "the order is being taken in: write on when close or fsync has returned");
-        Arc::get_mut(&mut state.text).ok_or_else(busy)?.write(offset, data)?;
+        Arc::get_mut(&mut state.text).ok_or_else(busy)?.write(at, data)?;
         state.writers.get_or_insert_default().add(caller);
         Ok(())
     }
@@ -177,10 +189,6 @@ impl Text {
     /// Whether this process wrote something that was not taken in yet. Others that close the file only inherited it.
     pub fn is_written_by(&self, caller: Caller) -> bool {
         lock(&self.state).writers.as_ref().is_some_and(|writers| writers.may_include(caller))
-    }
-
-    fn is_empty(&self) -> bool {
-        lock(&self.state).text.bytes().is_empty()
     }
 
     /// All that was written if there is news, and the epoch that it is of if it does not say.

@@ -440,10 +440,10 @@ impl Volume {
 
     pub async fn write(&self, handle: u64, at: WriteAt, data: bytes::Bytes, caller: Caller) -> Result<()> {
         if let Some(text) = self.orders.text(handle) {
-            return text.write(at.offset(0), &data, caller);
+            return self.orders.write(&text, at, &data, caller);
         }
         if let Some(talk) = self.control.talk(handle) {
-            return talk.write(at.offset(0), &data).await;
+            return talk.write(at, &data).await;
         }
         let open = self.handles.file(handle)?;
         open.add_writer(caller);

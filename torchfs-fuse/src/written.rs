@@ -1,5 +1,6 @@
 //! [`Written`]: what a program writes to a file in `.torchfs`, to be understood when it is complete.
 
+use crate::volume::WriteAt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use torchfs_core::{Error, Kind, Result};
@@ -62,8 +63,9 @@ impl Written {
     ///
     /// # Errors
     /// `InvalidInput` elsewhere; `TooLarge` if all that is written to the mount at the moment comes to more than 1 GiB.
-    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        if offset != self.bytes.len() as u64 {
+    pub fn write(&mut self, at: WriteAt, data: &[u8]) -> Result<()> {
+        let bytes = self.bytes.len() as u64;
+        if at.in_text(bytes) != bytes {
             let message = "what is in .torchfs is written from its first byte to its last";
             return Err(Error::new(Kind::InvalidInput, message));
         }
@@ -86,18 +88,19 @@ mod tests {
     fn texts_are_written_in_one_go_and_share_their_room() {
         let room = Room::default();
         let (mut one, mut two) = (Written::new(&room), Written::new(&room));
-        one.write(0, b"ab").expect("at its end");
-        one.write(2, b"c").expect("at its end");
-        assert_eq!(one.write(1, b"x").expect_err("not at its end").kind(), Kind::InvalidInput);
+        one.write(WriteAt::Offset(0), b"ab").expect("at its end");
+        one.write(WriteAt::Offset(2), b"c").expect("at its end");
+        assert_eq!(one.write(WriteAt::Offset(1), b"x").expect_err("not at its end").kind(), Kind::InvalidInput);
+        one.write(WriteAt::End(99), b"").expect("wherever the kernel thinks that its end is");
         assert_eq!(one.bytes(), b"abc");
         let mut rest = Held { bytes: 0, room: room.clone() };
         rest.add(BYTES_MAX - 4).expect("one byte is left");
-        assert_eq!(two.write(0, b"de").expect_err("there is no room").kind(), Kind::TooLarge);
+        assert_eq!(two.write(WriteAt::Offset(0), b"de").expect_err("there is no room").kind(), Kind::TooLarge);
         let (text, held) = one.into_parts();
         drop(text);
-        assert_eq!(two.write(0, b"de").expect_err("it is still held").kind(), Kind::TooLarge);
+        assert_eq!(two.write(WriteAt::Offset(0), b"de").expect_err("it is still held").kind(), Kind::TooLarge);
         drop(held);
-        two.write(0, b"de").expect("there is room again");
+        two.write(WriteAt::Offset(0), b"de").expect("there is room again");
         assert_eq!(room.taken.load(Ordering::Relaxed), BYTES_MAX - 4 + 2);
     }
 }

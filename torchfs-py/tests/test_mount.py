@@ -181,6 +181,18 @@ def test_what_is_unknown_or_repeated_is_counted(mount):
     assert "train/none" in epoch["unknown_first"] and "train/a.b" in epoch["repeated_first"]
 
 
+def test_samples_whose_files_are_gone_are_told(mount):
+    folder = Path(mount.point, "gone")
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        (folder / name).write_text(name)
+    data = torchfs.file_dataset(folder)
+    (folder / "b").unlink()
+    with pytest.warns(RuntimeWarning, match="1 of the samples announced lead to no file; the first is /gone/b"):
+        list(ScheduledSampler(RandomSampler(data), data))
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("header, lines", [({"folder": "train"}, ["x"]), ({"epoch": -1}, ["train/a.b"])])
 def test_a_malformed_order_is_refused_with_a_reason(mount, header, lines):
     with pytest.raises(OSError) as refused:

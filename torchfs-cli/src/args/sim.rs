@@ -1,6 +1,6 @@
 //! `torchfs sim`: its flags.
 
-use super::{CacheSize, Size};
+use super::{CacheSize, Size, values};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use torchfs_core::cache::policy::Eviction;
@@ -72,7 +72,7 @@ pub struct Sim {
     #[arg(long)]
     pub json: bool,
     /// Draw the hit rates as an SVG file too
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = values::svg_file())]
     pub plot: Option<PathBuf>,
 }
 

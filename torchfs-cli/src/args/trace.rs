@@ -1,5 +1,6 @@
 //! `torchfs trace`: its flags.
 
+use super::values;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -68,7 +69,7 @@ pub struct TraceSummary {
     #[arg(long)]
     pub json: bool,
     /// Draw the opens over time as an SVG file too
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = values::svg_file())]
     pub plot: Option<PathBuf>,
 }
 

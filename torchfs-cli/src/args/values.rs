@@ -5,8 +5,20 @@ use clap::builder::{OsStringValueParser, TypedValueParser, ValueParserFactory};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use torchfs_core::MetaId;
+
+/// A file to draw into: its name promises nothing but SVG.
+pub fn svg_file() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| {
+        let path = PathBuf::from(text);
+        match path.extension() {
+            Some(suffix) if suffix.eq_ignore_ascii_case("svg") => Ok(path),
+            _ => Err("it is drawn as SVG: name a file that ends in .svg"),
+        }
+    })
+}
 
 /// A path in TorchFS: begins with `/`, may hold any bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -55,7 +55,7 @@ pub async fn run(global: &Global, args: Demo, signals: &mut StopSignals) -> Outc
     if let Some(outcome) = signals.before(&mut demo).await {
         return outcome;
     }
-    eprintln!("stopping, and removing what was made; once more to leave it as it is");
+    note!("stopping, and removing what was made; once more to leave it as it is");
     stopper.stop();
     let ended = signals.before(timeout(CLEAN_UP_DEADLINE, demo)).await;
     let failure = match ended {

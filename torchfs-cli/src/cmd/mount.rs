@@ -32,7 +32,7 @@ pub async fn run(global: &Global, args: Mount, stop: &mut StopSignals) -> Outcom
     let served = started?;
     if !global.quiet {
         let shown = args.mountpoint.display();
-        eprintln!("mounted on {shown}; Ctrl-C or `umount {shown}` stops it");
+        note!("mounted on {shown}; Ctrl-C or `umount {shown}` stops it");
     }
     served.until_stopped(stop).await
 }
@@ -64,7 +64,7 @@ impl Served {
         if let Ok(unmounted) = tokio::time::timeout(UNMOUNT_QUIET, &mut unmounting).await {
             return Ok(unmounted?);
         }
-        eprintln!("programs still use the mount: it ends with the last of them, or at once with another Ctrl-C");
+        note!("programs still use the mount: it ends with the last of them, or at once with another Ctrl-C");
         Ok(unmounting.await?)
     }
 }
@@ -104,7 +104,7 @@ async fn mountpoint(global: &Global, args: &Mount) -> Outcome<PathBuf> {
     let cleaned = tokio::task::spawn_blocking(move || clear_mountpoint(&path)).await.unwrap_or(Ok(false));
     let cleaned = cleaned.map_err(|error| no_mountpoint(args, error))?;
     if cleaned && !global.quiet {
-        eprintln!("{shown} was still mounted by a process that was killed; cleaned up");
+        note!("{shown} was still mounted by a process that was killed; cleaned up");
     }
     args.mountpoint.canonicalize().io(|| shown).map_err(|error| no_mountpoint(args, error))
 }

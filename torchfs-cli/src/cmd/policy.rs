@@ -36,7 +36,7 @@ async fn warn_if_too_few_nodes(global: &Global, client: &Client, profile: Profil
     let map = client.meta().map().await.map_err(Failure::from)?;
     let up = map.nodes.iter().filter(|node| node.state == NodeState::Up).count();
     if up < profile.shards() && !global.quiet {
-        eprintln!("torchfs: warning: {}", too_few_nodes(profile, up));
+        note!("torchfs: warning: {}", too_few_nodes(profile, up));
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ async fn get_ready(global: &Global, args: &Up, cluster: &LocalCluster) -> Outcom
 fn warn_if_too_few(cluster: &LocalCluster, profile: Profile) {
     let stores = cluster.store_addrs().len();
     if stores < profile.shards() {
-        eprintln!("torchfs: warning: {}", too_few_nodes(profile, stores));
+        note!("torchfs: warning: {}", too_few_nodes(profile, stores));
     }
 }
 

@@ -41,7 +41,7 @@ pub async fn run(global: &Global, args: Warm) -> Outcome {
     if warmth.unknown > 0 && !global.quiet {
         let first = warmth.first_unknown.as_deref().unwrap_or_default();
         let entries = counted(warmth.unknown, "entry of the order leads", "entries of the order lead");
-        eprintln!("{entries} to no file; the first is {first}");
+        note!("{entries} to no file; the first is {first}");
     }
     if args.check { checked(&warmth) } else { finished(&shown, &mountpoint, &warmth) }
 }

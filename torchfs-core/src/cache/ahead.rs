@@ -197,19 +197,21 @@ impl Cache {
     }
 
     /// Learns that a file is opened to be read, before it is: counts it for its epoch, and more may be wanted from now on. A
-    /// file that changed since it was announced is the one that was announced. What is never cached is not counted.
+    /// file that changed since it was announced is the one that was announced. What is too large for the cache is missing in it.
     ///
     /// Returns its place, as [`Cache::pin`]: it was read as announced now, and would leave before its reader comes to it.
     #[must_use]
     pub fn opened(&self, file: DataFile) -> Option<Pinned> {
         let found = self.shared.index().found(file.key);
-        let pinned = self.pin(file.key, file.bytes)?;
+        let pinned = self.pin(file.key, file.bytes);
         let (changed, may_be_due, is_announced) = {
             let mut index = self.shared.index();
             index.pace.opened_bytes += file.bytes;
             let file = index.planner.timeline().as_announced(file.key).unwrap_or(file);
             let epoch = index.planner.timeline().epoch_of(file.key).filter(|&epoch| epoch < PREDICTED_EPOCHS);
-            index.epochs.opened(epoch, found);
+            let Index { epochs, planner, .. } = &mut *index;
+            let of = |number| planner.timeline().progress().find(|epoch| epoch.epoch == number);
+            epochs.opened(epoch, |number| of(number).map_or(0, |epoch| epoch.entries), found);
             (index.planner.opened(file), index.may_be_due(), epoch.is_some())
         };
         self.shared.plan(changed);
@@ -217,7 +219,7 @@ impl Cache {
         if may_be_due {
             self.shared.wanted.notify_one();
         }
-        Some(pinned.with_announced(is_announced))
+        pinned.map(|pinned| pinned.with_announced(is_announced))
     }
 
     /// How far each announced epoch is read, by number.

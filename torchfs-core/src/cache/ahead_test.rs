@@ -154,6 +154,19 @@ fn shuffled(files: u32, seed: u64) -> Vec<u32> {
     order
 }
 
+#[tokio::test]
+async fn what_is_too_large_for_the_cache_is_missing_in_its_epoch() {
+    let rig = Rig::new(10, FILE_BYTES, FILE_BYTES - 1);
+    let order = shuffled(10, 1);
+    rig.announce(3, &order);
+    for &file in &order {
+        assert!(rig.cache.opened(rig.dataset.files()[file as usize]).is_none());
+    }
+    let stats = rig.epoch(3);
+    assert_eq!((stats.entries, stats.opens, stats.misses), (10, 10, 10), "{stats:?}");
+    assert!(rig.cache.progress().iter().all(|epoch| epoch.read == epoch.entries), "{:?}", rig.cache.progress());
+}
+
 async fn shuffled_epochs_fetch_the_least(percent: u64) {
     const FILES: u32 = 2000;
     let all = u64::from(FILES) * FILE_BYTES;

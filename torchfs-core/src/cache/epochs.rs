@@ -15,6 +15,8 @@ const EPOCHS_MAX: usize = 32;
 pub struct EpochStats {
     /// Its number; `None` counts what no announced order names.
     pub epoch: Option<u64>,
+    /// Files that its order names, repeated ones included; 0 without an order.
+    pub entries: u64,
     /// Files opened to be read.
     pub opens: u64,
     /// Of these, those that were whole in the cache, or on their way from memory to its disk.
@@ -65,9 +67,9 @@ struct Epoch {
 }
 
 impl Epochs {
-    /// A file is opened, as part of an epoch.
-    pub fn opened(&mut self, epoch: Option<u64>, found: Found) {
-        let current = self.of(epoch);
+    /// A file is opened, as part of an epoch, the order of which has so many entries.
+    pub fn opened(&mut self, epoch: Option<u64>, entries: impl FnOnce(u64) -> u64, found: Found) {
+        let current = self.of(epoch, entries);
         current.stats.opens += 1;
         match found {
             Found::Whole => current.stats.hits += 1,
@@ -121,14 +123,15 @@ impl Epochs {
 
     /// The epoch of this number, which becomes the latest if it is new. The last files of one epoch may be opened after the
     /// first of the next.
-    fn of(&mut self, epoch: Option<u64>) -> &mut Epoch {
+    fn of(&mut self, epoch: Option<u64>, entries: impl FnOnce(u64) -> u64) -> &mut Epoch {
         let known = self.all.iter().rposition(|known| known.stats.epoch == epoch && !known.is_forgotten);
         let at = known.unwrap_or_else(|| {
             if self.all.len() == EPOCHS_MAX {
                 self.all.pop_front();
             }
             let storage_bytes = std::mem::take(&mut self.early_bytes);
-            let stats = EpochStats { epoch, storage_bytes, ..EpochStats::default() };
+            let entries = epoch.map_or(0, entries);
+            let stats = EpochStats { epoch, entries, storage_bytes, ..EpochStats::default() };
             self.all.push_back(Epoch { stats, is_forgotten: false, began: Instant::now(), stalls: Latency::default() });
             self.all.len() - 1
         });
@@ -145,22 +148,23 @@ mod tests {
         let mut epochs = Epochs::default();
         epochs.stalled(Duration::from_secs(1));
         epochs.fetched(4);
-        epochs.opened(Some(0), Found::Missing);
+        epochs.opened(Some(0), |_| 7, Found::Missing);
         epochs.fetched(6);
         epochs.stalled(Duration::from_millis(3));
-        epochs.opened(Some(1), Found::Whole);
-        epochs.opened(Some(0), Found::Coming);
+        epochs.opened(Some(1), |_| 7, Found::Whole);
+        epochs.opened(Some(0), |_| 7, Found::Coming);
         epochs.fetched(5);
         let [first, second] = epochs.stats()[..] else { panic!("{:?}", epochs.stats()) };
         assert_eq!((first.opens, first.misses, first.late, first.storage_bytes), (2, 1, 1, 10));
+        assert_eq!((first.entries, second.entries), (7, 7));
         assert_eq!((first.stalls, first.stall_us), (1, 3000));
         assert!((3000..4000).contains(&first.stall_p99_us), "{first:?}");
         assert_eq!((second.opens, second.hits, second.storage_bytes), (1, 1, 5));
         epochs.forgotten();
-        epochs.opened(Some(1), Found::Missing);
+        epochs.opened(Some(1), |_| 7, Found::Missing);
         let of_one: Vec<u64> = epochs.stats().iter().filter(|one| one.epoch == Some(1)).map(|one| one.opens).collect();
         assert_eq!(of_one, [1, 1], "another one of the same number");
-        (2..100).for_each(|number| epochs.opened(Some(number), Found::Whole));
+        (2..100).for_each(|number| epochs.opened(Some(number), |_| 7, Found::Whole));
         let kept: Vec<Option<u64>> = epochs.stats().iter().map(|epoch| epoch.epoch).collect();
         assert_eq!((kept.len(), kept[0], kept[31]), (32, Some(68), Some(99)));
     }

@@ -37,6 +37,14 @@ impl WriteAt {
         if appends { WriteAt::End(offset) } else { WriteAt::Offset(offset) }
     }
 
+    /// Where in a text of so many bytes that is written here: it begins with its handle, whatever the kernel thinks is there.
+    pub fn in_text(self, bytes: u64) -> u64 {
+        match self {
+            WriteAt::Offset(offset) => offset,
+            WriteAt::End(_) => bytes,
+        }
+    }
+
     /// Where in a file of so many bytes.
     pub fn offset(self, bytes: u64) -> u64 {
         match self {

@@ -57,6 +57,7 @@ class Plan:
         self._process: Optional[int] = None
         self._first = 0
         self._last: Optional[Tuple[int, int]] = None
+        self._unknown: Optional[str] = None
 
     def begin(self, reader: object, order: Order, *, epoch: Optional[int] = None, at_least: int = 0) -> None:
         """`order` is read from now on, by `reader`, which is any object that lives as long as it reads.
@@ -133,7 +134,16 @@ class Plan:
         process = os.getpid()
         # A forked process begins anew.
         self._first = min(self._first, number) if process == self._process else number
-        self._process, self._last = process, _last_of(self._announced())
+        epochs = self._announced()
+        self._process, self._last = process, _last_of(epochs)
+        for each in epochs:
+            if each["epoch"] == number and each.get("unknown"):
+                self._unknown = f"{each['unknown']} of the samples announced lead to no file; the first is {each.get('unknown_first')}"
+
+    def take_unknown(self) -> Optional[str]:
+        """What is to be said of samples that lead to no file, once."""
+        unknown, self._unknown = self._unknown, None
+        return unknown
 
 
 def _last_of(epochs: List[Dict[str, Any]]) -> Optional[Tuple[int, int]]:

@@ -94,6 +94,9 @@ class ScheduledSampler(Sampler):
     def _announced(self, drawn: Iterator[Any]) -> Iterator[Any]:
         drawn_order = list(drawn)
         announced = _quietly(self._begin, drawn_order)
+        unknown = self._plan.take_unknown() if self._plan else None
+        if unknown:
+            _warn(unknown)
         ahead_after = int(len(drawn_order) * _AHEAD_AFTER) if announced else None
         for position, sample in enumerate(drawn_order):
             if position == ahead_after:

@@ -39,7 +39,7 @@ pub async fn start(global: &Global, args: &Mount) -> Outcome {
     };
     if said == USABLE {
         if !global.quiet {
-            eprintln!("mounted on {}; what goes wrong is told in {}", mountpoint.display(), log.display());
+            note!("mounted on {}; what goes wrong is told in {}", mountpoint.display(), log.display());
         }
         return Ok(());
     }

@@ -7,6 +7,12 @@ use torchfs_core::cache::EpochStats;
 /// Below this part of its time an epoch counts as not having waited.
 const IDLE_PART: f64 = 0.01;
 
+/// Below this one that is not bound by storage.
+const SMALL_PART: f64 = 0.1;
+
+/// Waits this long are not for bytes to arrive, but for somebody who is not there.
+const LONG_US: u64 = 500_000;
+
 /// A line for each epoch, and for the last whole one what it means.
 pub fn write(out: &mut impl Write, epochs: &[EpochStats]) -> io::Result<()> {
     let Some(last) = last_whole(epochs) else {
@@ -43,10 +49,13 @@ fn hits_text(epoch: &EpochStats) -> String {
     format!("{:.2} %", epoch.hits as f64 * 100.0 / epoch.opens as f64)
 }
 
-/// The last one that is not just begun, or left over: it has at least half as many opens as the largest announced one.
+/// The last one of whose order at least half was opened; what no order names, if it is as much as that.
 fn last_whole(epochs: &[EpochStats]) -> Option<&EpochStats> {
-    let opens_max = epochs.iter().filter(|epoch| epoch.epoch.is_some()).map(|epoch| epoch.opens).max();
-    epochs.iter().rfind(|epoch| epoch.opens.saturating_mul(2) >= opens_max.unwrap_or(0))
+    let is_half = |epoch: &EpochStats, of: u64| epoch.opens > 0 && epoch.opens.saturating_mul(2) >= of;
+    let announced = epochs.iter().rposition(|epoch| epoch.epoch.is_some() && is_half(epoch, epoch.entries));
+    let (at, opens) = announced.map_or((0, 0), |at| (at, epochs[at].opens));
+    let other = epochs[at..].iter().rfind(|epoch| epoch.epoch.is_none() && is_half(epoch, opens));
+    other.or(announced.map(|at| &epochs[at])).or(epochs.last())
 }
 
 /// What a person should conclude.
@@ -56,18 +65,26 @@ fn verdict(epoch: &EpochStats) -> String {
     let took_us = epoch.duration_ms * 1000;
     // As time, because several readers wait at once, and nobody knows how many there are.
     let (took, waited) = (micros_text(took_us), micros_text(epoch.stall_us));
-    if (epoch.stall_us as f64) < took_us.max(1) as f64 * IDLE_PART {
+    let part = epoch.stall_us as f64 / took_us.max(1) as f64;
+    if part < IDLE_PART {
         let waited = if epoch.stall_us == 0 { "nothing".to_owned() } else { format!("{waited} of {took}") };
         return format!("{name} waited {waited} for storage: compute-bound, faster storage would not help");
     }
-    let why = if epoch.epoch.is_none() {
+    let all = format!("{name} waited {waited} for storage, all readers together, and took {took}");
+    if part < SMALL_PART {
+        return format!("{all}: mostly compute-bound, faster storage would save that at most");
+    }
+    let why = if epoch.stall_us / epoch.stalls.max(1) >= LONG_US {
+        "what it waited for took so long that a node or the network must have been away: see `torchfs status`"
+    } else if epoch.epoch.is_none() {
         "no announced order names these files, so only what can be guessed is fetched before it is opened: see docs/schedule.md"
     } else if epoch.late >= epoch.misses {
         "files are opened faster than they arrive: a larger cache leaves less to fetch, more nodes or a faster network bring it sooner"
     } else {
-        "most files it waited for were not fetched ahead: is the announced order the one in which they are opened?"
+        "most files it waited for were not fetched ahead: is the announced order the one in which they are opened, and are its \
+         workers and batch_size those of the loader?"
     };
-    format!("{name} waited {waited} for storage, all readers together, and took {took}: storage-bound; {why}")
+    format!("{all}: storage-bound; {why}")
 }
 
 #[cfg(test)]
@@ -76,6 +93,7 @@ mod tests {
 
     const EPOCH: EpochStats = EpochStats {
         epoch: Some(3),
+        entries: 2000,
         opens: 2000,
         hits: 1990,
         misses: 2,
@@ -117,6 +135,8 @@ mod tests {
                 slow,
                 "waited 3.4 s for storage, all readers together, and took 10.0 s: storage-bound; files are opened faster",
             ),
+            (EpochStats { stall_us: 200_000, ..EPOCH }, "and took 10.0 s: mostly compute-bound"),
+            (EpochStats { stalls: 2, ..slow }, "must have been away"),
             (EpochStats { misses: 500, ..slow }, "is the announced order the one"),
             (EpochStats { epoch: None, ..slow }, "no announced order names these files"),
         ] {
@@ -132,13 +152,16 @@ mod tests {
 
     #[test]
     fn the_verdict_is_of_the_last_whole_epoch() {
-        let number = |number, opens| EpochStats { epoch: Some(number), opens, ..EPOCH };
-        let other = |opens| EpochStats { epoch: None, opens, ..EPOCH };
+        let number = |number, opens, entries| EpochStats { epoch: Some(number), opens, entries, ..EPOCH };
+        let other = |opens| EpochStats { epoch: None, opens, entries: 0, ..EPOCH };
         for (epochs, of) in [
-            (vec![number(0, 9000), number(1, 9000), number(2, 29)], Some(1)),
-            (vec![number(0, 9000), other(29)], Some(0)),
-            (vec![other(45_000), number(0, 9000)], Some(0)),
-            (vec![number(0, 9000), other(9000)], None),
+            (vec![number(0, 9000, 9000), number(1, 9000, 9000), number(2, 29, 9000)], Some(1)),
+            (vec![number(0, 9000, 9000), number(1, 1200, 1200)], Some(1)),
+            (vec![number(0, 9000, 9000), other(29)], Some(0)),
+            (vec![other(45_000), number(0, 9000, 9000)], Some(0)),
+            (vec![number(0, 9000, 9000), other(9000)], None),
+            (vec![other(45_000), number(0, 29, 9000)], None),
+            (vec![number(0, 29, 9000)], Some(0)),
             (vec![other(3)], None),
         ] {
             assert_eq!(last_whole(&epochs).expect("one is").epoch, of, "{epochs:?}");

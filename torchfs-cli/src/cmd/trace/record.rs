@@ -24,7 +24,7 @@ pub async fn run(global: &Global, args: TraceRecord, stop: &mut StopSignals) -> 
     let (source, target) = blocking(move || open(&mountpoint, &path)).await?;
     let shown = printable(args.file.as_os_str().as_bytes());
     if !global.quiet {
-        eprintln!("recording into {shown}; Ctrl-C stops it");
+        note!("recording into {shown}; Ctrl-C stops it");
     }
     let is_stopping = Arc::new(AtomicBool::new(false));
     let mut copying = tokio::spawn(blocking({
@@ -56,7 +56,7 @@ fn finish(
     let bytes = bytes.map_err(|failure| failure.context(shown))?;
     if !global.quiet {
         let seconds = began.elapsed().as_secs();
-        eprintln!("recorded {seconds} s, {}; `torchfs trace summary {shown}` sums it up", size_text(bytes));
+        note!("recorded {seconds} s, {}; `torchfs trace summary {shown}` sums it up", size_text(bytes));
     }
     Ok(())
 }

@@ -90,7 +90,7 @@ fn write_text(out: &mut impl Write, replayed: &json::Replayed) -> io::Result<()>
 fn say_what_is_missing(player: &Player, replayed: &json::Replayed) {
     let Plan { left_out: LeftOut { reads, failed_opens, writers }, opens, opens_read, .. } = player.plan;
     if replayed.made_files > 0 {
-        eprintln!("{} made", counted(replayed.made_files, "file was", "files were"));
+        note!("{} made", counted(replayed.made_files, "file was", "files were"));
     }
     for (count, one, which) in [
         (replayed.nameless_opens, "open", "of names that were looked up before the recording began"),
@@ -100,15 +100,15 @@ fn say_what_is_missing(player: &Player, replayed: &json::Replayed) {
     ] {
         match count {
             0 => {}
-            1 => eprintln!("1 {one} {which} is left out"),
-            _ => eprintln!("{} {one}s {which} are left out", count_text(count)),
+            1 => note!("1 {one} {which} is left out"),
+            _ => note!("{} {one}s {which} are left out", count_text(count)),
         }
     }
     if player.args.reads == Reads::Recorded && opens_read * 2 < opens {
-        eprintln!(
+        note!(
             "most files were opened and no read of them is recorded, as the kernel reads by itself what it has cached:"
         );
-        eprintln!("  --reads whole reads each from its start to its end");
+        note!("  --reads whole reads each from its start to its end");
     }
 }
 
@@ -119,7 +119,7 @@ fn failed_files(player: &Player) -> Outcome {
         return Ok(());
     }
     for (path, reason) in failed.iter().take(NAMED_MAX) {
-        eprintln!("torchfs: trace {}: {reason}", printable(path.as_os_str().as_bytes()));
+        note!("torchfs: trace {}: {reason}", printable(path.as_os_str().as_bytes()));
     }
     let message = format!("{} could not be replayed", counted(failed.len() as u64, "file", "files"));
     let failure = Failure::new(Exit::Failed, message);
