@@ -300,7 +300,7 @@ impl Handles {
             Some(kept) => (is_second && intent == Intent::Read).then(|| kept.snapshot()),
             None => (is_second || is_told).then_some(file),
         };
-        if admitted.is_none() {
+        if admitted.is_none() && !is_second {
             tables.send_back(node.ino(), caller);
         }
         admitted

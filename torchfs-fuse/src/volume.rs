@@ -242,15 +242,16 @@ impl Volume {
         if change.rest == AttrChange::default() {
             return self.attr(node).await.map(Answer::Fresh);
         }
-        self.forget_attributes(self.handles.nodes(ino).into_iter().filter(|other| *other != node));
+        let others = self.handles.nodes(ino).into_iter().filter(|other| *other != node);
         // A file that is being written takes them along with its commit: one operation instead of two, and no question.
         if let Some(file) = self.handles.file_of(ino)
             && file.set_attr_at_commit(&change.rest)
         {
+            self.forget_attributes(others);
             return Ok(Answer::Known(self.tell(node, file.attr())));
         }
         let attr = self.client.set_attr_inode(ino, change.rest).await?;
-        self.forget_attributes(self.handles.nodes(ino).into_iter().filter(|other| *other != node));
+        self.forget_attributes(others);
         Ok(Answer::Fresh(self.tell(node, attr)))
     }
 
@@ -270,7 +271,11 @@ impl Volume {
         if let Some(number) = handle {
             return self.handles.file(number)?.change().truncate(size).await;
         }
-        let file = self.client.open_inode(node.ino()).await?;
+        let file = match self.client.open_inode(node.ino()).await {
+            // Collected while it is still open here.
+            Err(error) if error.kind() == Kind::NotFound => self.handles.file_of(node.ino()).ok_or(error)?,
+            opened => opened?,
+        };
         if self.handles.is_left(node, file.attr().version) {
             return Err(Error::new(Kind::Stale, "readers have an older version of it open: names lead elsewhere"));
         }
