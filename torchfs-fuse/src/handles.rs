@@ -137,8 +137,6 @@ struct OpenNode {
     /// How many of them are for writing.
     writers: usize,
     io: IoModes,
-    /// Its readers keep the version that they have: names lead to another node by now.
-    is_kept: bool,
 }
 
 impl OpenNode {
@@ -206,39 +204,37 @@ impl Tables {
         Node::all(ino).take(self.turned.get(&ino).map_or(1, |turned| turned.count))
     }
 
-    /// From now on this is another one, if it is still this: one that nobody has open.
-    fn turn(&mut self, node: Node) {
-        let ino = node.ino();
-        let is_free = |(_, other): &(usize, Node)| !self.open.contains_key(other);
-        if self.node(ino) == node
-            && let Some((before, other)) = Node::all(ino).enumerate().find(is_free)
-        {
-            let count = self.nodes(ino).count().max(before + 1);
-            self.turned.insert(ino, Turned { node: other, count, since: Instant::now() });
-        }
-    }
-
-    /// Names lead to another node from now on, and the readers of this one keep what they have.
+    /// If names lead to this node, they lead to one that nobody has open from now on, and the readers of this one keep what they have.
     fn leave(&mut self, node: Node) {
-        if let Some(open) = self.open.get_mut(&node).filter(|open| !open.is_kept) {
-            open.is_kept = true;
-            for handle in self.files.values_mut().filter(|handle| handle.node == node) {
-                handle.file = handle.file.snapshot();
-                if !matches!(handle.io, IoMode::Direct) {
-                    open.file = handle.file.clone();
-                }
+        let ino = node.ino();
+        if self.node(ino) != node {
+            return;
+        }
+        let is_free = |(_, other): &(usize, Node)| !self.open.contains_key(other);
+        let Some((before, other)) = Node::all(ino).enumerate().find(is_free) else { return };
+        let count = self.nodes(ino).count().max(before + 1);
+        self.turned.insert(ino, Turned { node: other, count, since: Instant::now() });
+        let Some(open) = self.open.get_mut(&node) else { return };
+        for handle in self.files.values_mut().filter(|handle| handle.node == node) {
+            handle.file = handle.file.snapshot();
+            if !matches!(handle.io, IoMode::Direct) {
+                open.file = handle.file.clone();
             }
         }
-        self.turn(node);
     }
 
-    /// What the readers of a node keep, now that there is this version.
-    fn keep(&mut self, node: Node, version: Version) -> Option<&File> {
-        let open = self.open.get(&node)?;
-        if open.is_kept || open.keeps_from(version) {
+    /// Whether names lead to another node, now that there is this version.
+    fn is_left(&mut self, node: Node, version: Version) -> bool {
+        if self.open.get(&node).is_some_and(|open| open.keeps_from(version)) {
             self.leave(node);
         }
-        self.open.get(&node).filter(|open| open.is_kept).map(|open| &open.file)
+        self.node(node.ino()) != node
+    }
+
+    /// The node under which the kernel is told these attributes.
+    fn node_of(&mut self, attr: &Attr) -> Node {
+        let node = self.node(attr.ino);
+        if self.is_left(node, attr.version) { self.node(attr.ino) } else { node }
     }
 
     /// Notes that an open is answered with ESTALE.
@@ -296,9 +292,11 @@ impl Handles {
         let is_second = tables.sent_back.remove(&caller) == Some(node.ino());
         let version = file.attr().version;
         let is_told = tables.known.get(&node).is_none_or(|known| known.told == version);
-        let admitted = match tables.keep(node, version) {
-            Some(kept) => (is_second && intent == Intent::Read).then(|| kept.snapshot()),
-            None => (is_second || is_told).then_some(file),
+        let admitted = if tables.is_left(node, version) {
+            let kept = tables.open.get(&node).filter(|_| is_second && intent == Intent::Read);
+            kept.map(|open| open.file.clone())
+        } else {
+            (is_second || is_told).then_some(file)
         };
         if admitted.is_none() && !is_second {
             tables.send_back(node.ino(), caller);
@@ -319,21 +317,22 @@ impl Handles {
         let is_giving = |tables: &mut Tables| tables.giving.contains(&node);
         let mut tables = self.given.wait_while(self.tables(), is_giving).unwrap_or_else(PoisonError::into_inner);
         let version = file.attr().version;
-        let is_kept = tables.keep(node, version).is_some();
-        let first = || OpenNode { file: file.clone(), handles: 0, writers: 0, io: IoModes::default(), is_kept: false };
-        let opened = tables.open.entry(node).or_insert_with(first);
-        if !is_kept && opened.writers == 0 && opened.io.version().is_some_and(|held| held > version) {
+        let is_left = tables.is_left(node, version);
+        let first = || OpenNode { file: file.clone(), handles: 0, writers: 0, io: IoModes::default() };
+        let held = tables.open.get(&node).filter(|open| open.writers == 0).and_then(|open| open.io.version());
+        if !is_left && held.is_some_and(|held| held > version) {
             return Err(NotInserted::Outdated);
         }
-        let may_join = !is_kept || intent == Intent::Read && opened.io.version() == Some(version);
-        let Some(io) = may_join.then(|| choose(&mut opened.io)).flatten() else {
+        let may_join = !is_left || intent == Intent::Read && held == Some(version);
+        let opened = may_join.then(|| tables.open.entry(node).or_insert_with(first));
+        let Some((opened, io)) = opened.and_then(|opened| choose(&mut opened.io).map(|io| (opened, io))) else {
             tables.leave(node);
             tables.send_back(node.ino(), caller);
             return Err(NotInserted::Elsewhere);
         };
         opened.handles += 1;
         opened.writers += usize::from(intent == Intent::Write);
-        let file = if is_kept { file.snapshot() } else { file };
+        let file = if is_left { file.snapshot() } else { file };
         let open = OpenFile { io, file, node, intent, writing: Arc::default() };
         tables.files.insert(number, open.clone());
         let told = std::mem::replace(&mut tables.known(node, version).told, version);
@@ -342,16 +341,13 @@ impl Handles {
 
     /// The node under which the kernel is told these attributes.
     pub fn node(&self, attr: &Attr) -> Node {
-        let mut tables = self.tables();
-        let node = tables.node(attr.ino);
-        tables.keep(node, attr.version);
-        tables.node(attr.ino)
+        self.tables().node_of(attr)
     }
 
     /// One that the kernel reads from no local file.
     pub fn node_for_io(&self, attr: &Attr) -> Node {
-        let node = self.node(attr);
         let mut tables = self.tables();
+        let node = tables.node_of(attr);
         if tables.open.get(&node).is_some_and(|open| open.io.backing_version().is_some()) {
             tables.leave(node);
         }
@@ -369,7 +365,7 @@ impl Handles {
 
     /// Whether names lead to another node, or are about to as there is this version.
     pub fn is_left(&self, node: Node, version: Version) -> bool {
-        self.tables().keep(node, version).is_some()
+        self.tables().is_left(node, version)
     }
 
     /// Whether names of an inode will lead to another node once the kernel hears that another client changed its content.
@@ -390,8 +386,7 @@ impl Handles {
     /// An open file of the inode that goes along with what is written here, if there is one.
     pub fn file_of(&self, ino: InodeId) -> Option<File> {
         let tables = self.tables();
-        let open = tables.open.get(&tables.node(ino)).filter(|open| !open.is_kept);
-        open.map(|open| open.file.clone())
+        tables.open.get(&tables.node(ino)).map(|open| open.file.clone())
     }
 
     /// An open file of the node, if there is one.
@@ -457,7 +452,8 @@ impl Handles {
             return None;
         }
         let mut tables = self.tables();
-        let kept = tables.keep(node, attr.version).map(|file| file.attr());
+        let is_left = tables.is_left(node, attr.version);
+        let kept = tables.open.get(&node).filter(|_| is_left).map(|open| open.file.attr());
         let version = kept.as_ref().map_or(attr.version, |kept| kept.version);
         tables.known(node, version).told = version;
         kept
