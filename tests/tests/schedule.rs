@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use torchfs_tests::{Cluster, Mount, Noise, mounted_or_skip, run, wait_until, write_file};
 
@@ -127,4 +127,61 @@ fn what_is_wrong_with_a_text_is_the_result_of_its_close_and_can_be_read() {
     wait_until("a text of no bytes forgets all", || shown(&mount)["epochs"] == Value::Array(Vec::new()));
     let remove = fs::remove_file(schedule(&mount)).expect_err("it is the mount's own");
     assert_eq!(remove.kind(), ErrorKind::PermissionDenied);
+}
+
+/// As a reader does of more than fits into memory: no page of it stays there.
+fn read_and_drop(path: &Path) -> Vec<u8> {
+    let mut file = File::open(path).expect("opens");
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).expect("reads");
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advises");
+    content
+}
+
+#[test]
+fn what_the_kernel_is_given_of_the_next_file_is_the_version_that_an_open_finds() {
+    let Some((cluster, mount)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let contents = make(&cluster);
+    let lines: String = (0..FILES).map(|number| format!("data/{}\n", name(number))).collect();
+    let path = |number: usize| mount.join("data").join(name(number));
+    let read = |number: usize| assert!(read_and_drop(&path(number)) == contents[number], "{}", name(number));
+    // Once, so that all is in the cache and the kernel knows the files; and a while, so that it is noticed that pages do not stay.
+    fs::write(schedule(&mount), format!("{{\"epoch\": 0}}\n{lines}")).expect("announced");
+    (0..FILES).for_each(read);
+    fs::write(schedule(&mount), format!("{{\"epoch\": 1}}\n{lines}")).expect("announced");
+    (0..40).for_each(read);
+
+    // One file that was not next is opened: it is read from the cache, and so is the one after it.
+    let hits = || mount.stats()["cache"]["hits"].as_u64().expect("a number");
+    let mut starts = (50..FILES - 1).step_by(10);
+    let mut give_next = || {
+        let given = starts.find(|&start| {
+            let before = hits();
+            read(start);
+            (0..200).any(|_| hits() == before + 2)
+        });
+        given.expect("one of them is given the next") + 1
+    };
+    let next = give_next();
+    read(next);
+    // It is changed by another client, and by this one.
+    let (next, other) = (give_next(), Noise::new(9).bytes(FILE_BYTES + 5000));
+    fs::write(two.join("data").join(name(next)), &other).expect("writes");
+    assert!(fs::read(path(next)).expect("reads") == other, "what another wrote");
+    let (next, other) = (give_next(), Noise::new(10).bytes(100));
+    fs::write(path(next), &other).expect("writes");
+    assert!(fs::read(path(next)).expect("reads") == other, "what this one wrote");
+    let next = give_next();
+    let appending = fs::OpenOptions::new().append(true).open(path(next)).expect("opens");
+    (&appending).write_all(b"more").expect("writes");
+    let all = [&contents[next][..], b"more"].concat();
+    assert!(fs::read(path(next)).expect("reads") == all, "what is not stored yet");
+    drop(appending);
+    assert!(fs::read(two.join("data").join(name(next))).expect("reads") == all);
+    let next = give_next();
+    fs::rename(path(next - 3), path(next)).expect("renames");
+    assert!(fs::read(path(next)).expect("reads") == contents[next - 3], "what was renamed");
+    two.unmount();
+    mount.unmount();
 }

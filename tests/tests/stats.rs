@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 use torchfs_tests::{Mount, Noise, exit, mounted_or_skip, wait_until};
 
 fn number(stats: &Value, pointer: &str) -> u64 {
@@ -106,4 +107,18 @@ fn the_folder_is_in_no_listing_and_cannot_be_changed() {
     refused(fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)));
     assert_eq!(fs::create_dir(&folder).expect_err("is there").kind(), ErrorKind::AlreadyExists);
     assert_eq!(fs::read_to_string(&file).expect("reads"), "x");
+}
+
+#[test]
+fn a_mount_whose_cluster_is_gone_says_so_of_itself() {
+    let Some((mut cluster, mount)) = mounted_or_skip() else { return };
+    let point = mount.path().to_str().expect("UTF-8").to_owned();
+    mount.stats();
+    cluster.kill_all();
+    let gone = Instant::now();
+    // By then neither the kernel nor the mount answers from what it was told.
+    wait_until("they forget", || gone.elapsed() > Duration::from_secs(3));
+    let text = cluster.torchfs(["stats", &point]).ok();
+    assert!(text.contains("metadata reads"), "{text}");
+    assert!(cluster.torchfs(["pin", &point, "--list"]).ok().starts_with("pinned "));
 }

@@ -9,7 +9,7 @@ use crate::reply::{
     xattr_list,
 };
 use crate::unmount::own_attribute;
-use crate::volume::{Answer, Change, NodeAttr, Seek, Volume, WriteAt, attr_change, new_inode, readable_xattr};
+use crate::volume::{Change, NodeAttr, Seek, Volume, WriteAt, attr_change, new_inode, readable_xattr};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
@@ -96,7 +96,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(
             call(Op::Getattr, request, ino),
-            |volume| async move { volume.attr(Node::of(ino)).await.map(Answer::Fresh) },
+            |volume| async move { volume.attr(Node::of(ino)).await },
             reply_attr(reply, self.volume.told.ttl),
         );
     }
@@ -230,6 +230,7 @@ impl Filesystem for Adapter {
             };
         }
         let op = if how.intent == Intent::Write { Op::OpenWrite } else { Op::Open };
+        let volume = self.volume.clone();
         self.answer(
             call(op, request, ino),
             |volume| async move {
@@ -244,8 +245,13 @@ impl Filesystem for Adapter {
                 };
                 Ok((reply, opened))
             },
-            |result| match result {
-                Ok((reply, Ok(opened))) => reply_opened(reply, &opened),
+            move |result| match result {
+                Ok((reply, Ok(opened))) => {
+                    reply_opened(reply, &opened);
+                    if let Some(next) = opened.next {
+                        volume.give_pages_ahead(next);
+                    }
+                }
                 Ok((reply, Err(error))) => reply.error(told("open", &error)),
                 // The reply went down with the work that passed its deadline, which fuser answers with EIO.
                 Err(_) => (),

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use torchfs_core::cache::CacheKey;
 use torchfs_core::meta::{Attr, DirEntry, FileKind, Name};
 use torchfs_core::{Error, File, InodeId, Kind, Version};
 
@@ -180,6 +181,17 @@ struct Known {
     pages: Option<Version>,
     /// How many times it was told the node with a name, and has not forgotten it.
     lookups: u64,
+    /// What was done about its pages since it was open last.
+    ahead: Option<Ahead>,
+}
+
+/// What was done about the pages of a file before it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// The kernel was given them.
+    Given,
+    /// It should have them, from before.
+    ReliedOn,
 }
 
 impl Turned {
@@ -191,7 +203,7 @@ impl Turned {
 impl Tables {
     /// What the kernel knows of a file; of one that it knew nothing of, this version.
     fn known(&mut self, node: Node, version: Version) -> &mut Known {
-        self.known.entry(node).or_insert(Known { told: version, pages: None, lookups: 0 })
+        self.known.entry(node).or_insert(Known { told: version, pages: None, lookups: 0, ahead: None })
     }
 
     /// The node under which the kernel is told an inode.
@@ -476,7 +488,7 @@ impl Handles {
 
     /// Gives the kernel the pages of a version, if its handle is the only one of the node, of which the kernel does not know yet: so
     /// nobody waits for us to fill pages, which are locked meanwhile. Whether it has them now.
-    pub fn give_pages(&self, node: Node, version: Version, give: impl FnOnce() -> std::io::Result<()>) -> bool {
+    pub fn give_pages(&self, node: Node, version: Version, give: impl FnOnce() -> bool) -> bool {
         {
             let mut tables = self.tables();
             let is_alone = tables.open.get(&node).is_some_and(|open| open.handles == 1);
@@ -486,10 +498,45 @@ impl Handles {
         }
         // However giving ends, other opens go on.
         let giving = Giving { handles: self, node };
-        let is_given = give().is_ok();
+        let is_given = give();
         self.tables().known(node, version).pages = is_given.then_some(version);
         drop(giving);
         is_given
+    }
+
+    /// As [`Handles::give_pages`], of a file that nobody has open, and the attributes of which the kernel knows. `are_gone` says whether pages
+    /// that it was given before are to be given again.
+    pub fn give_pages_ahead(&self, file: CacheKey, are_gone: impl FnOnce() -> bool, give: impl FnOnce(Node) -> bool) {
+        let node = {
+            let mut tables = self.tables();
+            let node = tables.node(file.ino);
+            if tables.open.contains_key(&node) || tables.giving.contains(&node) {
+                return;
+            }
+            let Some(known) = tables.known.get_mut(&node) else { return };
+            if known.lookups == 0 || known.told != file.version || known.ahead.is_some() {
+                return;
+            }
+            if known.pages == Some(file.version) && !are_gone() {
+                known.ahead = Some(Ahead::ReliedOn);
+                return;
+            }
+            tables.giving.insert(node);
+            node
+        };
+        let giving = Giving { handles: self, node };
+        let is_given = give(node);
+        if let Some(known) = self.tables().known.get_mut(&node)
+            && is_given
+        {
+            (known.pages, known.ahead) = (Some(file.version), Some(Ahead::Given));
+        }
+        drop(giving);
+    }
+
+    /// What was done about the pages of a node before this open of it.
+    pub fn take_ahead(&self, node: Node) -> Option<Ahead> {
+        self.tables().known.get_mut(&node)?.ahead.take()
     }
 
     /// This mount itself committed `version`: what the kernel knows already shows it, unless another client came between.

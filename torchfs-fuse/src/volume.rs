@@ -13,37 +13,43 @@ pub use xattrs::readable_xattr;
 use crate::MountOptions;
 use crate::caller::Caller;
 use crate::control::Control;
-use crate::handles::{Handles, Inserted, Intent, NotInserted, OpenFile};
+use crate::handles::{Ahead, Handles, Inserted, Intent, NotInserted, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::node::Node;
 use crate::orders::Orders;
-use crate::pages::Pages;
+use crate::pages::{self, Pages};
 use crate::special::Special;
 use crate::stats::MountStats;
 use crate::told::Told;
 use crate::tracer::Tracer;
 use crate::written::Room;
 use fuser::{BackingId, Notifier};
-use std::future::Future;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use torchfs_core::meta::{
     Attr, AttrChange, FsStat, IfExists, MetaSession, Name, NewInode, NewKind, RenameMode, SetTime,
 };
+use torchfs_core::prefetch::DataFile;
 use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
 
 /// Smaller files are read through the kernel's page cache, which keeps them between opens; registering each with the kernel
 /// costs more than that.
 const PASSTHROUGH_BYTES_MIN: u64 = 1024 * 1024;
 
+/// Whether a file is read through the kernel's page cache.
+fn is_small(bytes: u64) -> bool {
+    (1..PASSTHROUGH_BYTES_MIN).contains(&bytes)
+}
+
 /// A file is at rest when its content was not changed for so long.
 const AT_REST: Duration = Duration::from_secs(60);
+
+/// How long metadata may take to tell the root's attributes, until those of before have to do.
+const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Attributes for the kernel.
 #[derive(Clone, Debug)]
@@ -81,6 +87,8 @@ pub struct Opened {
     pub bytes: u64,
     /// Whether closing it commits something.
     pub may_change: bool,
+    /// The small file that an announced order has after it.
+    pub next: Option<DataFile>,
 }
 
 /// One mounted file system.
@@ -93,6 +101,8 @@ pub struct Volume {
     /// There once the file system is mounted.
     pub notifier: OnceLock<Notifier>,
     pub tracer: Arc<Tracer>,
+    /// The root's attributes, as metadata told them last.
+    root: Mutex<Option<Attr>>,
     orders: Orders,
     pub control: Control,
     /// Why the kernel takes no local files to read by itself, once that is known.
@@ -117,6 +127,7 @@ impl Volume {
             pages: Pages::default(),
             notifier: OnceLock::new(),
             tracer: Arc::default(),
+            root: Mutex::default(),
             orders: Orders::new(mountpoint.to_owned(), room.clone()),
             control: Control::new(mountpoint.to_owned(), room),
             passthrough_refused,
@@ -217,20 +228,40 @@ impl Volume {
         NodeAttr { node: Node::first(special.ino()), attr: special.attr(self.began.1) }
     }
 
-    pub async fn attr(&self, node: Node) -> Result<NodeAttr> {
+    pub async fn attr(&self, node: Node) -> Result<Answer> {
         let ino = node.ino();
         if let Some(special) = Special::of(ino) {
-            return Ok(self.special(special));
+            return Ok(Answer::Fresh(self.special(special)));
+        }
+        if ino == InodeId::ROOT {
+            return self.root_attr().await;
         }
         match self.client.meta().attr(ino).await {
-            Ok(attr) => Ok(self.tell(node, attr)),
+            Ok(attr) => Ok(Answer::Fresh(self.tell(node, attr))),
             // Collected while it is still open here.
             Err(error) if error.kind() == Kind::NotFound => match self.handles.file_at(node) {
-                Some(file) => Ok(NodeAttr { node, attr: Attr { nlink: 0, ..file.attr() } }),
+                Some(file) => Ok(Answer::Fresh(NodeAttr { node, attr: Attr { nlink: 0, ..file.attr() } })),
                 None => Err(error),
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// As they were, when metadata does not answer in time: `.torchfs` is behind the root, and says what is the matter.
+    async fn root_attr(&self) -> Result<Answer> {
+        let asked = self.client.meta().attr(InodeId::ROOT);
+        let known = self.root.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fresh = match known {
+            Some(known) => match tokio::time::timeout(ROOT_PATIENCE, asked).await {
+                Ok(Ok(attr)) => attr,
+                Ok(Err(_)) | Err(_) => {
+                    return Ok(Answer::Known(NodeAttr { node: Node::first(InodeId::ROOT), attr: known }));
+                }
+            },
+            None => asked.await?,
+        };
+        *self.root.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh.clone());
+        Ok(Answer::Fresh(self.tell(Node::first(InodeId::ROOT), fresh)))
     }
 
     pub async fn set_attr(&self, node: Node, change: Change, handle: Option<u64>) -> Result<Answer> {
@@ -240,7 +271,7 @@ impl Volume {
             self.truncate(node, size, handle).await?;
         }
         if change.rest == AttrChange::default() {
-            return self.attr(node).await.map(Answer::Fresh);
+            return self.attr(node).await;
         }
         let others = self.handles.nodes(ino).into_iter().filter(|other| *other != node);
         // A file that is being written takes them along with its commit: one operation instead of two, and no question.
@@ -400,25 +431,41 @@ impl Volume {
         };
         let bytes = if how.truncate { 0 } else { attr.size };
         let may_change = how.intent == Intent::Write;
-        Ok(Some(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change }))
+        let following = if may_change { None } else { open.file.next_announced() };
+        let next = following.filter(|next| is_small(next.bytes) && self.pages.is_same_reader(how.caller));
+        Ok(Some(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change, next }))
     }
 
     /// Whether the kernel has pages of this version, which are given to it if it will want them and they are at hand.
     fn has_pages(&self, node: Node, open: &OpenFile, attr: &Attr) -> bool {
         let are_known = self.handles.pages_still_good(node, attr.version);
-        let is_small = (1..PASSTHROUGH_BYTES_MIN).contains(&attr.size);
-        if !is_small || self.tracer.is_recording() || !open.file.is_announced() {
+        let ahead = self.handles.take_ahead(node);
+        if !is_small(attr.size) || self.tracer.is_recording() || !open.file.is_announced() {
             return are_known;
         }
-        if are_known && !self.pages.may_be_gone() {
+        if are_known && ahead == Some(Ahead::Given) {
+            return true;
+        }
+        if are_known && (ahead == Some(Ahead::ReliedOn) || !self.pages.may_be_gone()) {
             open.rely_on_pages();
             return true;
         }
-        let read = pin!(open.file.read_at(0, attr.size as usize));
-        let Poll::Ready(Ok(bytes)) = read.poll(&mut Context::from_waker(Waker::noop())) else { return are_known };
-        let Some(notifier) = self.notifier.get() else { return are_known };
-        let give = || notifier.store(node.number(), 0, &bytes);
-        bytes.len() as u64 == attr.size && self.handles.give_pages(node, attr.version, give) || are_known
+        let give = || self.give_pages(node, attr.size, |out| open.file.read_now(out));
+        self.handles.give_pages(node, attr.version, give) || are_known
+    }
+
+    /// Gives the kernel the pages of a file that is about to be opened, while its reader is busy with the one before.
+    pub fn give_pages_ahead(&self, next: DataFile) {
+        if !self.tracer.is_recording() {
+            let give = |node| self.give_pages(node, next.bytes, |out| self.client.read_now(next, out));
+            self.handles.give_pages_ahead(next.key, || self.pages.may_be_gone(), give);
+        }
+    }
+
+    fn give_pages(&self, node: Node, bytes: u64, read: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let store =
+            |bytes: &[u8]| self.notifier.get().is_some_and(|kernel| kernel.store(node.number(), 0, bytes).is_ok());
+        pages::with_buffer(bytes as usize, |buffer| read(buffer) && store(buffer))
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {

@@ -62,17 +62,23 @@ fn real_path(path: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-/// The error of a mount whose process was killed; `None` for any other.
-pub fn killed(path: &Path, error: &std::io::Error) -> Option<Failure> {
-    if error.raw_os_error() != Some(libc::ENOTCONN) {
-        return None;
+/// What a mount answers to a path in it that it does not open, and what to do about that.
+pub fn failed(path: &Path, what: &str, error: std::io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::ENOTCONN) => killed(path),
+        Some(libc::EIO) => Failure::from(Error::io(what, error))
+            .hint("its cluster may not answer, as `torchfs status` tells; the log of the mount has the reason"),
+        _ => Failure::from(Error::io(what, error)),
     }
+}
+
+fn killed(path: &Path) -> Failure {
     let mounts = mountpoints().unwrap_or_default();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mountpoint = around(&absolute, &mounts).map_or("MOUNTPOINT".to_owned(), |mount| mount.display().to_string());
     let hint =
         format!("`torchfs mount {mountpoint}` mounts it again; `torchfs umount {mountpoint}` cleans away what is left");
-    Some(Failure::new(Exit::Unavailable, "the process of the mount was killed").hint(hint))
+    Failure::new(Exit::Unavailable, "the process of the mount was killed").hint(hint)
 }
 
 /// The mountpoint that a path is below.
@@ -83,7 +89,7 @@ fn around<'a>(path: &Path, mountpoints: &'a [PathBuf]) -> Option<&'a PathBuf> {
 fn find(given: &Path, real: std::io::Result<PathBuf>) -> Outcome<Place> {
     let real = real.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::new(Exit::NotFound, "no such file or folder"),
-        _ => killed(given, &error).unwrap_or_else(|| Failure::from(Error::io("look for it", error))),
+        _ => failed(given, "look for it", error),
     })?;
     let mounts = mountpoints()?;
     let Some(mountpoint) = around(&real, &mounts) else {
@@ -170,8 +176,7 @@ fn open(mountpoint: &Path) -> Outcome<File> {
         }
         ErrorKind::NotFound => Failure::new(Exit::WrongPeer, format!("{shown} takes no requests"))
             .hint("it is a part of a mount, or the mount of an older torchfs"),
-        _ => killed(mountpoint, &error)
-            .unwrap_or_else(|| Failure::from(Error::io(format!("ask the mount on {shown}"), error))),
+        _ => failed(mountpoint, &format!("ask the mount on {shown}"), error),
     })
 }
 
@@ -200,12 +205,16 @@ mod tests {
 
     #[test]
     fn of_a_killed_mount_it_is_said_what_mounts_it_again() {
-        let error = std::io::Error::from_raw_os_error(libc::ENOTCONN);
-        let failure = killed(Path::new("/no/mount"), &error).expect("it is that error");
-        let text = failure.context("/no/mount").lines("stats").join("\n");
+        let text_of = |errno| {
+            let failure = failed(Path::new("/no/mount"), "ask", std::io::Error::from_raw_os_error(errno));
+            failure.context("/no/mount").lines("stats").join("\n")
+        };
+        let text = text_of(libc::ENOTCONN);
         assert!(text.starts_with("torchfs: stats /no/mount: the process of the mount was killed\n"), "{text}");
         assert!(text.contains("`torchfs mount ") && text.contains("`torchfs umount "), "{text}");
-        assert!(killed(Path::new("/no/mount"), &ErrorKind::NotFound.into()).is_none());
+        let text = text_of(libc::EIO);
+        assert!(text.contains("ask: Input/output error") && text.contains("`torchfs status`"), "{text}");
+        assert!(!text_of(libc::EACCES).contains('`'), "nothing is known of it");
         let mounts = ["/mnt".into(), "/mnt/inner".into()];
         assert_eq!(around(Path::new("/mnt/inner/a"), &mounts), Some(&mounts[1]));
         assert_eq!(around(Path::new("/mnt/innermost"), &mounts), Some(&mounts[0]));

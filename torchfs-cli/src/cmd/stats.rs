@@ -2,7 +2,7 @@
 
 mod epochs;
 
-use super::control::{Place, killed};
+use super::control::{Place, failed};
 use crate::args::Stats;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{self, count_text, counted, json, micros_text, size_text, table};
@@ -76,7 +76,7 @@ async fn read(mountpoint: &Path) -> Outcome<MountStats> {
         ErrorKind::NotFound | ErrorKind::NotADirectory => {
             Failure::new(Exit::NotFound, format!("{mount} is not the mountpoint of a TorchFS"))
         }
-        _ => killed(mountpoint, &error).unwrap_or_else(|| Error::io("read its stats", error).into()).context(&mount),
+        _ => failed(mountpoint, "read its stats", error).context(&mount),
     })?;
     let parsed = serde_json::from_str(&text);
     Ok(parsed.map_err(|error| Error::caused(Kind::Protocol, format!("{mount}: another version of torchfs"), error))?)

@@ -4,6 +4,8 @@
 //! way cannot push out what is needed sooner. A fetch ahead that fails is nobody's error: whoever reads the file fetches it.
 
 use super::entry::{Entry, Pin, runs_of};
+use super::pinned::Announced;
+use super::policy::Plan;
 use super::{
     Brought, ByteSource, CHUNK_BYTES, Cache, CacheEvent, CacheKey, DataFile, EpochStats, Found, Index, Pinned, Shared,
     Slot, count,
@@ -21,6 +23,9 @@ pub(super) const PART_CHUNKS: u32 = 16;
 
 /// While fewer files than these are fetched and unread, no further ones wait until there are enough for a batch.
 const AHEAD_FILES_MIN: usize = 16;
+
+/// What comes after a file is looked for among so many entries of the order.
+const NEXT_WITHIN: u64 = 8;
 
 /// Plans told to the eviction policy under one lock.
 const PLANNED_AT_ONCE: usize = 512;
@@ -204,7 +209,7 @@ impl Cache {
     pub fn opened(&self, file: DataFile) -> Option<Pinned> {
         let found = self.shared.index().found(file.key);
         let pinned = self.pin(file.key, file.bytes);
-        let (changed, may_be_due, is_announced) = {
+        let (changed, may_be_due, announced) = {
             let mut index = self.shared.index();
             index.pace.opened_bytes += file.bytes;
             let file = index.planner.timeline().as_announced(file.key).unwrap_or(file);
@@ -212,14 +217,36 @@ impl Cache {
             let Index { epochs, planner, .. } = &mut *index;
             let of = |number| planner.timeline().progress().find(|epoch| epoch.epoch == number);
             epochs.opened(epoch, |number| of(number).map_or(0, |epoch| epoch.entries), found);
-            (index.planner.opened(file), index.may_be_due(), epoch.is_some())
+            let place = match index.planner.timeline().plan(file.key) {
+                Plan::At(place) => Some(place),
+                _ => None,
+            };
+            let changed = index.planner.opened(file);
+            let following = place.map(|place| place + 1..place + 1 + NEXT_WITHIN);
+            let next = following.and_then(|places| index.planner.timeline().unread(places).next());
+            let announced = epoch.map(|_| Announced { next: next.map(|(_, file)| file) });
+            (changed, index.may_be_due(), announced)
         };
         self.shared.plan(changed);
         // Most opens call for nothing, and waking whoever asks takes longer than they do.
         if may_be_due {
             self.shared.wanted.notify_one();
         }
-        pinned.map(|pinned| pinned.with_announced(is_announced))
+        pinned.map(|pinned| pinned.with_announced(announced))
+    }
+
+    /// Fills `out` with the whole content of a file, if that is at hand, for somebody who will open it; whether it did. It does not
+    /// count as an open.
+    #[must_use]
+    pub fn read_now(&self, key: CacheKey, out: &mut [u8]) -> bool {
+        let entry = {
+            let mut index = self.shared.index();
+            let entry = index.slots.get(&key).map(|slot| slot.entry.clone());
+            let Some(entry) = entry.filter(|entry| entry.len == out.len() as u64) else { return false };
+            index.pin(&entry);
+            entry
+        };
+        Pinned::new(self.shared.clone(), entry).read_now(out)
     }
 
     /// How far each announced epoch is read, by number.

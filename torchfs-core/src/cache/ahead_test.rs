@@ -376,3 +376,45 @@ async fn regression_29_what_was_fetched_ahead_and_is_not_read_yet_stays() {
     let fetched = rig.cache.stats().storage_bytes;
     assert!(fetched <= 800 * FILE_BYTES, "{fetched} bytes: none is fetched twice for an epoch");
 }
+
+#[tokio::test]
+async fn what_an_order_has_next_is_named_and_read_without_waiting_if_it_is_at_hand() {
+    let rig = Rig::new(8, FILE_BYTES, 8 * FILE_BYTES);
+    let files = rig.dataset.files().to_vec();
+    rig.announce(0, &[3, 1, 2, 3]);
+    let mut out = vec![0; FILE_BYTES as usize];
+    let batch = rig.cache.take_wanted(LIMITS).await;
+    let first = rig.open(files[3]);
+    assert!(first.is_announced());
+    assert_eq!(first.next_announced(), Some(files[1]));
+    assert!(!first.read_now(&mut out) && !rig.cache.read_now(key(1), &mut out), "it is on its way");
+    for mut coming in batch {
+        coming.deliver(content(coming.key(), 0..FILE_BYTES)).await.expect("taken");
+    }
+    // Where it was received it is in memory; on the disk it may be later.
+    wait_for("it has come", || rig.cache.read_now(key(1), &mut out)).await;
+    assert!(out == content(key(1), 0..FILE_BYTES));
+    assert!(!rig.cache.read_now(key(1), &mut out[1..]), "that is not the whole file");
+    assert!(!rig.cache.read_now(key(7), &mut out), "it is not in the cache");
+    rig.cache.settle().await;
+    if first.read_now(&mut out) {
+        assert!(out == content(key(3), 0..FILE_BYTES), "from the disk");
+    }
+    assert_eq!(rig.epoch(0).opens, 1, "only one was opened");
+
+    let third = rig.open(files[2]);
+    assert_eq!(third.next_announced(), Some(files[3]), "the second time");
+    assert_eq!(rig.open(files[1]).next_announced(), Some(files[3]), "what is read is not next");
+    assert_eq!(rig.open(files[3]).next_announced(), None, "the order ends");
+    let stranger = rig.open(files[7]);
+    assert!(!stranger.is_announced() && stranger.next_announced().is_none());
+}
+
+async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("{what} in time"));
+}

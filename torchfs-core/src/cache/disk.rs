@@ -125,7 +125,7 @@ impl Disk {
 
     /// As [`Disk::open_file`], if the kernel has all that it takes in memory (RESOLVE_CACHED, openat2(2)).
     pub fn open_now(&self, name: u64, len: u64) -> Option<File> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOATIME;
         let file = File::from(openat2(CWD, self.path(name), flags, Mode::empty(), ResolveFlags::CACHED).ok()?);
         is_own(&file.metadata().ok()?, len).then_some(file)
     }

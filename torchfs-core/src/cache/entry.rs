@@ -366,7 +366,7 @@ impl Pin {
     }
 
     /// It, if it is open, or can be opened without waiting for the disk: another thread takes longer to wake.
-    fn file_now(&self) -> Option<Arc<File>> {
+    pub fn file_now(&self) -> Option<Arc<File>> {
         let backing = self.entry.state().backing();
         match backing {
             Backing::Open(file) => Some(file),

@@ -3,7 +3,7 @@
 use super::disk;
 use super::entry::{Chunk, Entry, Pin, RUN_CHUNKS_MAX};
 use super::flight::{Flight, Run};
-use super::{ByteSource, CHUNK_BYTES, Shared, count};
+use super::{ByteSource, CHUNK_BYTES, DataFile, Shared, count};
 use crate::error::{Error, Kind, Result};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
@@ -23,7 +23,14 @@ pub struct Pinned {
     pattern: Mutex<Pattern>,
     /// What was fetched last and is not on the disk: a reader goes on from here, while it is written or as it cannot be kept.
     unkept: Mutex<Option<Run>>,
-    is_announced: bool,
+    announced: Option<Announced>,
+}
+
+/// What an announced order says of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Announced {
+    /// The one that is read after it.
+    pub next: Option<DataFile>,
 }
 
 /// How one reader reads.
@@ -51,20 +58,77 @@ enum Step {
     Wait(Flight, Whose),
 }
 
+/// Where bytes are that nobody waits for.
+enum AtHand {
+    OnDisk,
+    InMemory(Bytes),
+}
+
 impl Pinned {
     pub(super) fn new(shared: Arc<Shared>, entry: Arc<Entry>) -> Self {
         let pin = Pin::new(shared, entry);
-        Pinned { pin, pattern: Mutex::default(), unkept: Mutex::default(), is_announced: false }
+        Pinned { pin, pattern: Mutex::default(), unkept: Mutex::default(), announced: None }
     }
 
-    pub(super) fn with_announced(self, is_announced: bool) -> Self {
-        Pinned { is_announced, ..self }
+    pub(super) fn with_announced(self, announced: Option<Announced>) -> Self {
+        Pinned { announced, ..self }
     }
 
     /// Whether an announced order named the file when it was [opened](super::Cache::opened).
     #[must_use]
     pub fn is_announced(&self) -> bool {
-        self.is_announced
+        self.announced.is_some()
+    }
+
+    /// The file that an announced order had after this one when it was [opened](super::Cache::opened).
+    #[must_use]
+    pub fn next_announced(&self) -> Option<DataFile> {
+        self.announced?.next
+    }
+
+    /// Fills `out` with the whole content, if that takes no waiting: neither for storage nor for the disk. Whether it did.
+    #[must_use]
+    pub fn read_now(&self, out: &mut [u8]) -> bool {
+        let (entry, mut at) = (&self.pin.entry, 0);
+        if entry.len != out.len() as u64 {
+            return false;
+        }
+        while at < entry.len {
+            let chunk = (at / CHUNK_BYTES) as u32;
+            let range = at..entry.bytes_of(&(chunk..chunk + 1)).end;
+            let out = &mut out[range.start as usize..range.end as usize];
+            let is_read = match self.at_hand(chunk, &range) {
+                Some(AtHand::OnDisk) => self.pin.file_now().is_some_and(|file| disk::read_now(&file, out, at)),
+                Some(AtHand::InMemory(bytes)) if bytes.len() == out.len() => {
+                    out.copy_from_slice(&bytes);
+                    true
+                }
+                _ => false,
+            };
+            if !is_read {
+                return false;
+            }
+            at = range.end;
+        }
+        let counters = &self.pin.shared.counters;
+        count(&counters.cache_bytes, entry.len);
+        count(&counters.hits, 1);
+        true
+    }
+
+    fn at_hand(&self, chunk: u32, range: &Range<u64>) -> Option<AtHand> {
+        let state = self.pin.entry.state();
+        match state.chunks[chunk as usize] {
+            Chunk::Found(_) => None,
+            Chunk::Stored(_) => Some(AtHand::OnDisk),
+            Chunk::Missing => {
+                if let Some(run) = self.unkept().as_ref().filter(|run| run.contains(range.start)) {
+                    return Some(AtHand::InMemory(run.slice(range)));
+                }
+                let run = state.flights.get(chunk)?.now_or_never()?.ok()?;
+                Some(AtHand::InMemory(run.slice(range)))
+            }
+        }
     }
 
     /// Reads a range that lies within the file: what is there from the disk, the rest from `source`.

@@ -183,6 +183,27 @@ impl File {
         self.pinned(&base).is_some_and(|place| place.is_announced())
     }
 
+    /// The file that an announced order has after this one.
+    #[must_use]
+    pub fn next_announced(&self) -> Option<DataFile> {
+        let base = self.view.base(&self.open.state());
+        self.pinned(&base)?.next_announced()
+    }
+
+    /// Fills `out` with the whole content, if the cache has it at hand and nothing is written over it; whether it did. It waits for nothing: what
+    /// it does not read, [`File::read_at`] does.
+    #[must_use]
+    pub fn read_now(&self, out: &mut [u8]) -> bool {
+        let base = {
+            let state = self.open.state();
+            if state.is_dirty() {
+                return false;
+            }
+            self.view.base(&state)
+        };
+        self.pinned(&base).is_some_and(|place| place.read_now(out))
+    }
+
     /// Whether there is anything to commit.
     #[must_use]
     pub fn is_dirty(&self) -> bool {

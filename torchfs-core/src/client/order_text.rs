@@ -30,7 +30,7 @@ impl EpochOrder {
             let line = text[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
             wrong(line, "is not UTF-8; files with such names are announced by index: see docs/schedule.md")
         })?;
-        let mut lines = text.split('\n').zip(1..).filter(|(line, _)| !line.is_empty()).peekable();
+        let mut lines = text.split('\n').map(without_return).zip(1..).filter(|(line, _)| !line.is_empty()).peekable();
         let header = match lines.next_if(|(line, _)| line.starts_with('{')) {
             Some((line, number)) => {
                 serde_json::from_str(line).map_err(|error| wrong(number, &format!("is no header: {error}")))?
@@ -40,7 +40,11 @@ impl EpochOrder {
         };
         let epoch = header.epoch.unwrap_or(epoch);
         let order = match header.folder {
-            Some(folder) => EpochOrder::indices(epoch, folder, lines.map(index).collect::<Result<_>>()?),
+            Some(folder) => {
+                // The path was text, and so is what is left of it.
+                let folder = String::from_utf8_lossy(within(folder.as_bytes(), mountpoint)).into_owned();
+                EpochOrder::indices(epoch, folder, lines.map(index).collect::<Result<_>>()?)
+            }
             None => {
                 let mut paths = PathList::default();
                 for line in lines {
@@ -52,6 +56,11 @@ impl EpochOrder {
         let order = order.with_rank(header.rank, header.world_size.unwrap_or(1))?;
         Ok(Some(order.with_workers(header.workers, header.batch_size)))
     }
+}
+
+/// A line as editors on Windows end it.
+fn without_return(line: &str) -> &str {
+    line.strip_suffix('\r').unwrap_or(line)
 }
 
 fn wrong(line: usize, what: &str) -> Error {
@@ -81,7 +90,7 @@ fn path((line, number): (&str, usize)) -> Result<Cow<'_, str>> {
 /// A path from the mountpoint on, if it is below it.
 fn within<'a>(path: &'a [u8], mountpoint: Option<&Path>) -> &'a [u8] {
     let below = |mountpoint: &Path| path.strip_prefix(mountpoint.as_os_str().as_bytes());
-    mountpoint.and_then(below).filter(|rest| rest.first() == Some(&b'/')).unwrap_or(path)
+    mountpoint.and_then(below).filter(|rest| rest.first().is_none_or(|&byte| byte == b'/')).unwrap_or(path)
 }
 
 fn shortly(line: &str) -> String {
@@ -121,6 +130,21 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_may_be_named_as_programs_name_it() {
+        for (folder, meant) in [("/mnt/torchfs/train", "/train"), ("/mnt/torchfs", ""), ("train", "train")] {
+            let order = EpochOrder::indices(7, meant.to_owned(), vec![1]);
+            assert_eq!(shown(&format!("{{\"folder\": \"{folder}\"}}\n1\n")), format!("{order:?}"));
+        }
+    }
+
+    #[test]
+    fn lines_may_end_as_on_windows() {
+        let order = EpochOrder::paths(3, vec!["a b".to_owned(), "c\r".to_owned()]);
+        assert_eq!(shown("{\"epoch\": 3}\r\na b\r\n\r\n\"c\\r\"\r\n"), format!("{order:?}"));
+        assert!(parse("\r\n").expect("is understood").is_none());
+    }
+
+    #[test]
     fn an_empty_text_is_no_order() {
         for text in ["", "\n", "\n\n"] {
             assert!(parse(text).expect("is understood").is_none(), "{text:?}");
@@ -156,7 +180,7 @@ mod tests {
         let mountpoint = Some(Path::new("/mnt/torchfs"));
         assert_eq!(within(b"/mnt/torchfs/a", mountpoint), b"/a");
         assert_eq!(within(b"/mnt/torchfs2/a", mountpoint), b"/mnt/torchfs2/a");
-        assert_eq!(within(b"/mnt/torchfs", mountpoint), b"/mnt/torchfs");
+        assert_eq!(within(b"/mnt/torchfs", mountpoint), b"");
         assert_eq!(within(b"/a", None), b"/a");
     }
 }

@@ -8,7 +8,7 @@ use super::path::shown;
 use super::write::blocking;
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
-use crate::prefetch::{ENTRIES_MAX, EpochProgress, PREDICTED_EPOCHS, Schedule};
+use crate::prefetch::{DataFile, ENTRIES_MAX, EpochProgress, PREDICTED_EPOCHS, Schedule};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -295,6 +295,13 @@ impl Client {
     #[must_use]
     pub fn announced(&self) -> Vec<EpochProgress> {
         self.inner.cache.as_ref().map(Cache::progress).unwrap_or_default()
+    }
+
+    /// Fills `out` with the whole content of a file, such as the [next one of an order](super::File::next_announced), if the cache has it at
+    /// hand: for somebody who is about to open it. Whether it did. It waits for nothing, and counts as no open.
+    #[must_use]
+    pub fn read_now(&self, file: DataFile, out: &mut [u8]) -> bool {
+        self.inner.cache.as_ref().is_some_and(|cache| cache.read_now(file.key, out))
     }
 
     /// Forgets all announced orders, as if there had been none. What is in the cache stays.

@@ -135,7 +135,7 @@ def _line(path: str) -> str:
     """A path as an entry of an order. A name that is not UTF-8 cannot be told: the mount counts it as unknown."""
     if not _is_utf8(path):
         path = os.fsencode(path).decode("utf-8", "replace")
-    return json.dumps(path) if "\n" in path or path[:1] in ("{", '"') else path
+    return json.dumps(path) if "\n" in path or path[:1] in ("{", '"') or path[-1:] == "\r" else path
 
 
 def _is_utf8(path: str) -> bool:

@@ -83,15 +83,29 @@ class Mount:
 
 
 def find_mount(path: PathLike) -> Optional[Mount]:
-    """The TorchFS mount that holds `path`, or None."""
+    """The TorchFS mount that holds `path`, or None.
+
+    Raises OSError (ENOTCONN) if its process was killed.
+    """
     folder = os.path.realpath(path)
     while True:
-        if os.path.isfile(os.path.join(folder, ".torchfs", "version")):
+        if _is_mount(folder):
             return Mount(folder)
         parent = os.path.dirname(folder)
         if parent == folder:
             return None
         folder = parent
+
+
+def _is_mount(folder: str) -> bool:
+    try:
+        os.stat(os.path.join(folder, ".torchfs", "version"))
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            reason = "the process of its mount was killed; `torchfs mount` of the mountpoint mounts it again"
+            raise OSError(errno.ENOTCONN, reason, folder) from error
+        return False
+    return True
 
 
 def stats(path: PathLike) -> Dict[str, Any]:

@@ -2,6 +2,7 @@
 
 use super::blocking;
 use crate::args::{Global, TraceRecord};
+use crate::cmd::control::failed;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{printable, size_text};
 use crate::signal::StopSignals;
@@ -86,7 +87,7 @@ fn open_mount(mountpoint: &Path, target: &File) -> Outcome<File> {
             let hint = "give the folder that `torchfs mount` was given; a mount of an older torchfs has no traces";
             Failure::new(Exit::NotFound, "is not the mountpoint of a TorchFS").hint(hint)
         }
-        _ => Failure::from(torchfs_core::Error::io("open its trace", error)),
+        _ => failed(mountpoint, "open its trace", error),
     });
     let source = source.map_err(|failure| failure.context(&shown))?;
     let device = |file: &File| Ok::<u64, Failure>(file.metadata().io(|| shown.to_string())?.dev());

@@ -123,5 +123,7 @@ fn failed_files(player: &Player) -> Outcome {
     }
     let message = format!("{} could not be replayed", counted(failed.len() as u64, "file", "files"));
     let failure = Failure::new(Exit::Failed, message);
-    Err(failure.hint("copy the files there first, or let --make-files make some of the same size"))
+    let hint = "their paths go from the root of the mount that was recorded: give a folder that has them so, or let --make-files \
+                make some of the same size";
+    Err(failure.hint(hint))
 }
