@@ -1,9 +1,12 @@
 //! What the kernel is told never takes back what was acknowledged: readers of older versions and long listings are between the
 //! changes of others.
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use torchfs_tests::{Mount, Noise, mounted_or_skip, wait_until};
@@ -156,7 +159,7 @@ fn whoever_opens_after_a_change_has_the_new_version() {
 
 /// What a private mapping of an open file shows, which is as long as fstat(2) says.
 fn mapped(file: &File) -> Vec<u8> {
-    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(file));
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let script = "import mmap, sys\nwith open(sys.argv[1], 'rb') as f: sys.stdout.buffer.write(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)[:])";
     let ran = std::process::Command::new("python3").args(["-c", script, &path]).output().expect("runs");
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
@@ -190,7 +193,7 @@ fn a_name_leads_to_the_new_version_for_as_long_as_the_old_one_is_read() {
     assert_eq!(mode(reader.metadata().expect("is open")), 0o640);
 
     // Nobody writes to the old version: what is not the file any more would go over what is.
-    let old = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+    let old = format!("/proc/self/fd/{}", reader.as_raw_fd());
     assert_eq!(read_plainly(Path::new(&old)), [1; 5000]);
     let refused = OpenOptions::new().append(true).open(&old).expect_err("it is old").kind();
     assert_eq!(refused, ErrorKind::StaleNetworkFileHandle);
@@ -315,6 +318,36 @@ fn a_listing_that_was_begun_earlier_does_not_shorten_files_that_were_written_sin
         let bytes = read_plainly(&path);
         assert!(bytes.len() == 5005 && bytes.ends_with(b"nhello"), "{} bytes", bytes.len());
     }
+    two.unmount();
+    one.unmount();
+}
+
+#[test]
+fn an_older_version_that_nobody_reads_any_more_is_not_opened_again() {
+    let Some((cluster, one)) = mounted_or_skip() else { return };
+    let two = Mount::start(&cluster, "two");
+    let (here, there) = (one.join("file"), two.join("file"));
+    fs::write(&here, b"first").expect("writes");
+    let reader = File::open(&there).expect("opens");
+    let place = OpenOptions::new().read(true).custom_flags(OFlags::PATH.bits() as i32).open(&there).expect("a place");
+    let by_place = format!("/proc/self/fd/{}", place.as_raw_fd());
+    fs::write(&here, b"second, and longer").expect("writes");
+    assert_eq!(read_plainly(&there), b"second, and longer");
+    assert_eq!(read_plainly(Path::new(&by_place)), b"first", "it is that of the reader");
+    let is_stale = |opened: std::io::Result<File>| {
+        opened.is_err_and(|error| error.raw_os_error() == Some(Errno::STALE.raw_os_error()))
+    };
+    drop(reader);
+    wait_until("the kernel has told that it is closed", || is_stale(File::open(&by_place)));
+    assert!(is_stale(OpenOptions::new().append(true).open(&by_place)), "written, it would be lost beside the other");
+    for path in [&here, &there] {
+        append(path, b"!");
+    }
+    assert!(is_stale(OpenOptions::new().write(true).open(&by_place)));
+    for path in [&here, &there] {
+        assert_eq!(read_plainly(path), b"second, and longer!!");
+    }
+    drop(place);
     two.unmount();
     one.unmount();
 }
