@@ -7,6 +7,7 @@ mod pages;
 
 pub use nodes::Ahead;
 pub use open::{Intent, OpenDir, OpenFile, Pages};
+pub use pages::Kernel;
 
 use crate::caller::Caller;
 use crate::io_mode::{IoMode, IoModes};

@@ -13,7 +13,7 @@ pub use xattrs::readable_xattr;
 use crate::MountOptions;
 use crate::caller::Caller;
 use crate::control::Control;
-use crate::handles::{Ahead, Handles, Inserted, Intent, NotInserted, OpenFile};
+use crate::handles::{Ahead, Handles, Inserted, Intent, Kernel, NotInserted, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::node::Node;
 use crate::orders::Orders;
@@ -50,6 +50,26 @@ const AT_REST: Duration = Duration::from_secs(60);
 
 /// How long metadata may take to tell the root's attributes, until those of before have to do.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A file whose pages the kernel may be given.
+struct Give<'a, R> {
+    volume: &'a Volume,
+    bytes: u64,
+    /// Reads all of it, if that takes no waiting.
+    read: R,
+}
+
+impl<R: Fn(&mut [u8]) -> bool> Kernel for Give<'_, R> {
+    fn store(&self, node: Node) -> bool {
+        let Some(notifier) = self.volume.notifier.get() else { return false };
+        let store = |bytes: &[u8]| notifier.store(node.number(), 0, bytes).is_ok();
+        pages::with_buffer(self.bytes as usize, |buffer| (self.read)(buffer) && store(buffer))
+    }
+
+    fn forget_attributes(&self, node: Node) {
+        self.volume.forget_attributes([node]);
+    }
+}
 
 /// Attributes for the kernel.
 #[derive(Clone, Debug)]
@@ -450,22 +470,17 @@ impl Volume {
             open.rely_on_pages();
             return true;
         }
-        let give = || self.give_pages(node, attr.size, |out| open.file.read_now(out));
-        self.handles.give_pages(node, attr.version, give) || are_known
+        let read = |out: &mut [u8]| open.file.read_now(out);
+        self.handles.give_pages(node, attr.version, &Give { volume: self, bytes: attr.size, read }) || are_known
     }
 
     /// Gives the kernel the pages of a file that is about to be opened, while its reader is busy with the one before.
     pub fn give_pages_ahead(&self, next: DataFile) {
         if !self.tracer.is_recording() {
-            let give = |node| self.give_pages(node, next.bytes, |out| self.client.read_now(next, out));
-            self.handles.give_pages_ahead(next.key, || self.pages.may_be_gone(), give);
+            let read = |out: &mut [u8]| self.client.read_now(next, out);
+            let give = Give { volume: self, bytes: next.bytes, read };
+            self.handles.give_pages_ahead(next.key, || self.pages.may_be_gone(), &give);
         }
-    }
-
-    fn give_pages(&self, node: Node, bytes: u64, read: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        let store =
-            |bytes: &[u8]| self.notifier.get().is_some_and(|kernel| kernel.store(node.number(), 0, bytes).is_ok());
-        pages::with_buffer(bytes as usize, |buffer| read(buffer) && store(buffer))
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {
