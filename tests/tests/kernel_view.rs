@@ -351,3 +351,30 @@ fn an_older_version_that_nobody_reads_any_more_is_not_opened_again() {
     two.unmount();
     one.unmount();
 }
+
+#[test]
+fn what_close_could_not_store_is_shown_to_nobody_who_opens_the_file_afterwards() {
+    let Some((mut cluster, one)) = mounted_or_skip() else { return };
+    let (old, new) = (Noise::new(1).bytes(20_000), Noise::new(2).bytes(20_000));
+    let (unseen, seen) = (one.join("unseen"), one.join("seen"));
+    for path in [&unseen, &seen] {
+        fs::write(path, &old).expect("writes");
+        // It is in the cache of the mount, too, so that it can be read without storage nodes.
+        rustix::fs::fadvise(File::open(path).expect("opens"), 0, None, rustix::fs::Advice::DontNeed).expect("advises");
+        assert!(read_plainly(path) == old);
+    }
+    wait_until("they are in the cache", || one.stats()["cache"]["used_bytes"] == 40_000);
+    (0..6).for_each(|store| cluster.kill_store(store));
+    for path in [&unseen, &seen] {
+        let writer = OpenOptions::new().read(true).write(true).open(path).expect("opens");
+        writer.write_all_at(&new, 0).expect("written here");
+        if path == &seen {
+            writer.sync_all().expect_err("no storage node is there");
+            assert!(read_plainly(path) == new, "as long as it is being written");
+        }
+        drop(writer);
+        // The kernel tells a moment later that it is closed.
+        wait_until("it is the version from before", || read_plainly(path) == old);
+        assert!(fs::read(path).expect("reads") == old);
+    }
+}

@@ -110,8 +110,25 @@ impl Handles {
         let file = if is_left { file.snapshot() } else { file };
         let open = OpenFile::new(file, node, io, intent);
         tables.files.insert(number, open.clone());
-        let told = std::mem::replace(&mut tables.known(node, version).told, version);
-        Ok(Inserted { number, open, is_told: told == version })
+        let known = tables.known(node, version);
+        known.tell(version);
+        Ok(Inserted { number, open, is_told: known.is_sure })
+    }
+
+    /// The kernel forgot the attributes of a node, of which this version is open: whatever it asks for from now on is answered with that, or
+    /// with a later one.
+    pub fn attributes_forgotten(&self, node: Node, version: Version) {
+        if let Some(known) = self.tables().known.get_mut(&node) {
+            known.is_sure |= known.told == version;
+        }
+    }
+
+    /// What was written to a node is not stored, and may never be: the pages that the kernel has of it, and how long it takes it to be, are of no
+    /// version.
+    pub fn not_stored(&self, node: Node) {
+        if let Some(known) = self.tables().known.get_mut(&node) {
+            (known.pages, known.is_sure, known.ahead) = (None, false, None);
+        }
     }
 
     /// The node under which the kernel is told these attributes.
@@ -230,7 +247,7 @@ impl Handles {
         let is_left = tables.is_left(node, attr.version);
         let kept = tables.open.get(&node).filter(|_| is_left).map(|open| open.file.attr());
         let version = kept.as_ref().map_or(attr.version, |kept| kept.version);
-        tables.known(node, version).told = version;
+        tables.known(node, version).tell(version);
         kept
     }
 
@@ -240,7 +257,7 @@ impl Handles {
         if matches!(open.io, IoMode::Cached)
             && let Some(known) = self.tables().known.get_mut(&open.node)
         {
-            known.told = open.file.attr().version;
+            known.tell(open.file.attr().version);
         }
     }
 

@@ -425,6 +425,7 @@ impl Volume {
         };
         if !is_told {
             self.forget_attributes([node]);
+            self.handles.attributes_forgotten(node, version);
         }
         if let Some(reason) = refused
             && self.passthrough_refused.set(reason.to_string()).is_ok()
@@ -550,6 +551,7 @@ impl Volume {
         let committed = self.commit(&open.file).await;
         if committed.is_err() {
             open.change();
+            self.handles.not_stored(open.node);
         }
         committed
     }
@@ -564,7 +566,12 @@ impl Volume {
         if open.take_reliance() {
             self.pages.found(false);
         }
-        if open.take_changed() { self.commit(&open.file).await } else { Ok(()) }
+        let committed = if open.take_changed() { self.commit(&open.file).await } else { Ok(()) };
+        // Others may have opened it since a commit failed, and seen it.
+        if open.file.is_dirty() {
+            self.handles.not_stored(open.node);
+        }
+        committed
     }
 
     /// fallocate(2). Space in the cluster cannot be set aside: what is left of asking for it is the size.

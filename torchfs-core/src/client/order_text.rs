@@ -30,6 +30,8 @@ impl EpochOrder {
             let line = text[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
             wrong(line, "is not UTF-8; files with such names are announced by index: see docs/schedule.md")
         })?;
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut lines = text.split('\n').map(without_return).zip(1..).filter(|(line, _)| !line.is_empty()).peekable();
         let header = match lines.next_if(|(line, _)| line.starts_with('{')) {
             Some((line, number)) => {
@@ -140,8 +142,8 @@ mod tests {
     #[test]
     fn lines_may_end_as_on_windows() {
         let order = EpochOrder::paths(3, vec!["a b".to_owned(), "c\r".to_owned()]);
-        assert_eq!(shown("{\"epoch\": 3}\r\na b\r\n\r\n\"c\\r\"\r\n"), format!("{order:?}"));
-        assert!(parse("\r\n").expect("is understood").is_none());
+        assert_eq!(shown("\u{feff}{\"epoch\": 3}\r\na b\r\n\r\n\"c\\r\"\r\n"), format!("{order:?}"));
+        assert!(parse("\u{feff}\r\n").expect("is understood").is_none());
     }
 
     #[test]

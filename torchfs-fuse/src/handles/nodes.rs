@@ -64,6 +64,9 @@ pub struct Turned {
 pub struct Known {
     /// The version that its attributes are of: its size is where the kernel appends and where it stops reading.
     pub told: Version,
+    /// Whether it took them, once it was told another version. Of two answers that are under way at the same time it passes over the
+    /// one whose question came first (`fuse_change_attributes_i` in fs/fuse/inode.c of Linux), whichever is newer.
+    pub is_sure: bool,
     /// The version that its pages are of.
     pub pages: Option<Version>,
     /// How many times it was told the node with a name, and has not forgotten it.
@@ -81,6 +84,19 @@ pub enum Ahead {
     ReliedOn,
 }
 
+impl Known {
+    /// The kernel is told the attributes of a version.
+    pub fn tell(&mut self, version: Version) {
+        self.is_sure &= self.told == version;
+        self.told = version;
+    }
+
+    /// Whether it has those of this version.
+    pub fn has_attributes_of(&self, version: Version) -> bool {
+        self.is_sure && self.told == version
+    }
+}
+
 impl Turned {
     pub fn is_new(&self) -> bool {
         self.since.elapsed() < NEW
@@ -90,7 +106,7 @@ impl Turned {
 impl Tables {
     /// What the kernel knows of a file; of one that it knew nothing of, this version.
     pub fn known(&mut self, node: Node, version: Version) -> &mut Known {
-        self.known.entry(node).or_insert(Known { told: version, pages: None, lookups: 0, ahead: None })
+        self.known.entry(node).or_insert(Known { told: version, is_sure: true, pages: None, lookups: 0, ahead: None })
     }
 
     /// The node under which the kernel is told an inode.

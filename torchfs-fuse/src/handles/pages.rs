@@ -56,7 +56,7 @@ impl Handles {
                 return;
             }
             let Some(known) = tables.known.get_mut(&node) else { return };
-            if known.lookups == 0 || known.told != file.version || known.ahead.is_some() {
+            if known.lookups == 0 || !known.has_attributes_of(file.version) || known.ahead.is_some() {
                 return;
             }
             if known.pages == Some(file.version) && !are_gone() {
@@ -179,11 +179,20 @@ mod tests {
         };
         assert_eq!(ahead(&handles, OLD, true, told), (1, 1, None), "another client's change");
         assert!(!handles.pages_still_good(node(), NEW));
+        assert_eq!(ahead(&handles, NEW, true, || ()), (0, 0, None), "it may have passed over what it was told");
+        handles.attributes_forgotten(node(), OLD);
+        assert_eq!(ahead(&handles, NEW, true, || ()), (0, 0, None), "another version is open");
+        handles.attributes_forgotten(node(), NEW);
+        assert_eq!(ahead(&handles, NEW, true, || ()), (1, 0, Some(Ahead::Given)));
+        handles.not_stored(node());
+        assert!(!handles.pages_still_good(node(), NEW), "somebody wrote over them");
         handles.tell(node(), &attr(OLD));
+        handles.attributes_forgotten(node(), OLD);
         assert!(!handles.pages_still_good(node(), OLD));
         assert_eq!(ahead(&handles, OLD, true, || handles.committed(InodeId(7), NEW)), (1, 1, None), "truncate(2) here");
         assert!(!handles.pages_still_good(node(), NEW), "they are of the version before");
         handles.tell(node(), &attr(OLD));
+        handles.attributes_forgotten(node(), OLD);
         assert_eq!(ahead(&handles, OLD, true, || handles.forget(node(), 1)), (1, 0, None));
         assert!(handles.tables().known.is_empty(), "what the kernel forgot meanwhile is forgotten");
     }
