@@ -31,10 +31,13 @@ class Arrangement:
     mounts: int = 1
     workers: int = 0
     compute_ms: float = 0
+    # With open(2), read(2) and close(2) alone, instead of Python's files, which ask for size and position as well.
+    plainly: bool = False
 
 
 ARRANGEMENTS = [
     Arrangement("one reader"),
+    Arrangement("one reader, system calls alone", plainly=True),
     Arrangement("one that takes 2 ms a file", compute_ms=2),
     Arrangement("two workers", workers=2),
     Arrangement("four workers", workers=4),
@@ -128,7 +131,7 @@ def train(mounts, arrangement, options):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "torchfs-py" / "src"), "LOCAL_WORLD_SIZE": "1"}
     readers = []
     for rank, mount in enumerate(mounts[:arrangement.mounts]):
-        how = {**asdict(arrangement), "folder": str(mount.point / "data"), "rank": rank, "epochs": options.epochs}
+        how = {**asdict(arrangement), "folder": str(mount.point / "data"), "rank": rank, "epochs": options.epochs, "bytes": options.bytes}
         command = [sys.executable, HERE / "reader.py", json.dumps(how)]
         readers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     try:
