@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 const TRIED_OF: u32 = 16;
 
 thread_local! {
-    /// Where files are read into before the kernel copies them.
+    /// Where files are read into before the kernel copies them: less than 1 MiB for each thread that does so.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 

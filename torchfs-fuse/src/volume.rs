@@ -4,6 +4,7 @@
 //! fsync(2) returns; attributes of a file with uncommitted writes show them.
 
 mod asked;
+mod giving;
 mod listing;
 mod xattrs;
 
@@ -13,11 +14,11 @@ pub use xattrs::readable_xattr;
 use crate::MountOptions;
 use crate::caller::Caller;
 use crate::control::Control;
-use crate::handles::{Ahead, Handles, Inserted, Intent, Kernel, NotInserted, OpenFile};
+use crate::handles::{Handles, Inserted, Intent, NotInserted, OpenFile};
 use crate::io_mode::{IoMode, Whole};
 use crate::node::Node;
 use crate::orders::Orders;
-use crate::pages::{self, Pages};
+use crate::pages::Pages;
 use crate::special::Special;
 use crate::stats::MountStats;
 use crate::told::Told;
@@ -40,43 +41,19 @@ use torchfs_core::{Client, Error, File, InodeId, Kind, Result};
 /// costs more than that.
 const PASSTHROUGH_BYTES_MIN: u64 = 1024 * 1024;
 
-/// Whether a file is read through the kernel's page cache.
-fn is_small(bytes: u64) -> bool {
-    (1..PASSTHROUGH_BYTES_MIN).contains(&bytes)
-}
-
 /// A file is at rest when its content was not changed for so long.
 const AT_REST: Duration = Duration::from_secs(60);
 
 /// How long metadata may take to tell the root's attributes, until those of before have to do.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A file whose pages the kernel may be given.
-struct Give<'a, R> {
-    volume: &'a Volume,
-    bytes: u64,
-    /// Reads all of it, if that takes no waiting.
-    read: R,
-}
-
-impl<R: Fn(&mut [u8]) -> bool> Kernel for Give<'_, R> {
-    fn store(&self, node: Node) -> bool {
-        let Some(notifier) = self.volume.notifier.get() else { return false };
-        let store = |bytes: &[u8]| notifier.store(node.number(), 0, bytes).is_ok();
-        pages::with_buffer(self.bytes as usize, |buffer| (self.read)(buffer) && store(buffer))
-    }
-
-    fn forget_attributes(&self, node: Node) {
-        self.volume.forget_attributes([node]);
-    }
-}
-
 /// Attributes for the kernel.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// As metadata has them now.
     Fresh(NodeAttr),
-    /// As they were when the file was opened, with what was changed here since: its links, say, may be others by now.
+    /// As they were when the file was opened, with what was changed here since: its links, say, may be others by now. Of the root, as they
+    /// were before metadata stopped to answer.
     Known(NodeAttr),
 }
 
@@ -107,7 +84,7 @@ pub struct Opened {
     pub bytes: u64,
     /// Whether closing it commits something.
     pub may_change: bool,
-    /// The small file that an announced order has after it.
+    /// Whose pages the kernel may be given next.
     pub next: Option<DataFile>,
 }
 
@@ -269,19 +246,18 @@ impl Volume {
 
     /// As they were, when metadata does not answer in time: `.torchfs` is behind the root, and says what is the matter.
     async fn root_attr(&self) -> Result<Answer> {
-        let asked = self.client.meta().attr(InodeId::ROOT);
-        let known = self.root.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fresh = match known {
-            Some(known) => match tokio::time::timeout(ROOT_PATIENCE, asked).await {
-                Ok(Ok(attr)) => attr,
-                Ok(Err(_)) | Err(_) => {
-                    return Ok(Answer::Known(NodeAttr { node: Node::first(InodeId::ROOT), attr: known }));
-                }
+        let (node, asked) = (Node::first(InodeId::ROOT), self.client.meta().attr(InodeId::ROOT));
+        let root = || self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = root().clone();
+        let fresh = match before {
+            Some(attr) => match tokio::time::timeout(ROOT_PATIENCE, asked).await {
+                Ok(Ok(fresh)) => fresh,
+                Ok(Err(_)) | Err(_) => return Ok(Answer::Known(NodeAttr { node, attr })),
             },
             None => asked.await?,
         };
-        *self.root.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh.clone());
-        Ok(Answer::Fresh(self.tell(Node::first(InodeId::ROOT), fresh)))
+        *root() = Some(fresh.clone());
+        Ok(Answer::Fresh(self.tell(node, fresh)))
     }
 
     pub async fn set_attr(&self, node: Node, change: Change, handle: Option<u64>) -> Result<Answer> {
@@ -452,36 +428,8 @@ impl Volume {
         };
         let bytes = if how.truncate { 0 } else { attr.size };
         let may_change = how.intent == Intent::Write;
-        let following = if may_change { None } else { open.file.next_announced() };
-        let next = following.filter(|next| is_small(next.bytes) && self.pages.is_same_reader(how.caller));
+        let next = if may_change { None } else { self.next_to_give(&open, how.caller) };
         Ok(Some(Opened { handle, io: open.io, keep_pages: keep_pages && !how.truncate, bytes, may_change, next }))
-    }
-
-    /// Whether the kernel has pages of this version, which are given to it if it will want them and they are at hand.
-    fn has_pages(&self, node: Node, open: &OpenFile, attr: &Attr) -> bool {
-        let are_known = self.handles.pages_still_good(node, attr.version);
-        let ahead = self.handles.take_ahead(node);
-        if !is_small(attr.size) || self.tracer.is_recording() || !open.file.is_announced() {
-            return are_known;
-        }
-        if are_known && ahead == Some(Ahead::Given) {
-            return true;
-        }
-        if are_known && (ahead == Some(Ahead::ReliedOn) || !self.pages.may_be_gone()) {
-            open.rely_on_pages();
-            return true;
-        }
-        let read = |out: &mut [u8]| open.file.read_now(out);
-        self.handles.give_pages(node, attr.version, &Give { volume: self, bytes: attr.size, read }) || are_known
-    }
-
-    /// Gives the kernel the pages of a file that is about to be opened, while its reader is busy with the one before.
-    pub fn give_pages_ahead(&self, next: DataFile) {
-        if !self.tracer.is_recording() {
-            let read = |out: &mut [u8]| self.client.read_now(next, out);
-            let give = Give { volume: self, bytes: next.bytes, read };
-            self.handles.give_pages_ahead(next.key, || self.pages.may_be_gone(), &give);
-        }
     }
 
     pub async fn read(&self, handle: u64, offset: u64, len: usize) -> Result<bytes::Bytes> {
@@ -567,8 +515,8 @@ impl Volume {
             self.pages.found(false);
         }
         let committed = if open.take_changed() { self.commit(&open.file).await } else { Ok(()) };
-        // Others may have opened it since a commit failed, and seen it.
-        if open.file.is_dirty() {
+        // It is gone with the last handle; others may have opened the file since the commit failed, and seen it.
+        if open.file.is_dirty() && self.handles.file_at(open.node).is_none() {
             self.handles.not_stored(open.node);
         }
         committed

@@ -213,18 +213,17 @@ impl Cache {
             let mut index = self.shared.index();
             index.pace.opened_bytes += file.bytes;
             let file = index.planner.timeline().as_announced(file.key).unwrap_or(file);
-            let epoch = index.planner.timeline().epoch_of(file.key).filter(|&epoch| epoch < PREDICTED_EPOCHS);
+            let plan = index.planner.timeline().plan(file.key);
+            let epoch = index.planner.timeline().epoch_of(plan).filter(|&epoch| epoch < PREDICTED_EPOCHS);
             let Index { epochs, planner, .. } = &mut *index;
             let of = |number| planner.timeline().progress().find(|epoch| epoch.epoch == number);
             epochs.opened(epoch, |number| of(number).map_or(0, |epoch| epoch.entries), found);
-            let place = match index.planner.timeline().plan(file.key) {
-                Plan::At(place) => Some(place),
-                _ => None,
-            };
             let changed = index.planner.opened(file);
-            let following = place.map(|place| place + 1..place + 1 + NEXT_WITHIN);
-            let next = following.and_then(|places| index.planner.timeline().unread(places).next());
-            let announced = epoch.map(|_| Announced { next: next.map(|(_, file)| file) });
+            let after = |place: u64| index.planner.timeline().unread(place + 1..place + 1 + NEXT_WITHIN).next();
+            let announced = epoch.map(|_| match plan {
+                Plan::At(place) => Announced { next: after(place).map(|(_, file)| file) },
+                _ => Announced { next: None },
+            });
             (changed, index.may_be_due(), announced)
         };
         self.shared.plan(changed);

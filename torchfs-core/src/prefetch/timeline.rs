@@ -182,11 +182,11 @@ impl Timeline {
         plan
     }
 
-    /// The number of the epoch that an open of a file now belongs to: in which it is read next or, if it was read as announced,
-    /// the one that is being read. `None` if no announced order names it.
+    /// The number of the epoch that an open of a file with this [plan](Timeline::plan) now belongs to: in which it is read next or, if it was
+    /// read as announced, the one that is being read. `None` if no announced order names it.
     #[must_use]
-    pub fn epoch_of(&self, key: CacheKey) -> Option<u64> {
-        match self.plan(key) {
+    pub fn epoch_of(&self, plan: Plan) -> Option<u64> {
+        match plan {
             Plan::At(place) => self.epoch_at(place).map(|epoch| epoch.schedule.epoch()),
             Plan::Read => self.epoch(),
             Plan::Unknown => None,

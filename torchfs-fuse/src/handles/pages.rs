@@ -43,7 +43,7 @@ impl Handles {
                 return false;
             }
         }
-        self.give(node, version, kernel)
+        self.give(node, version, None, kernel)
     }
 
     /// As [`Handles::give_pages`], of a file that nobody has open, and the attributes of which the kernel knows. `are_gone` says whether pages
@@ -66,16 +66,12 @@ impl Handles {
             tables.giving.insert(node);
             node
         };
-        if self.give(node, file.version, kernel)
-            && let Some(known) = self.tables().known.get_mut(&node)
-        {
-            known.ahead = Some(Ahead::Given);
-        }
+        self.give(node, file.version, Some(Ahead::Given), kernel);
     }
 
     /// Gives pages of a node that is marked so. With them the kernel takes the file to be as long as they are: if it was told of another
     /// version meanwhile, it is to ask again, and they do not count.
-    fn give(&self, node: Node, version: Version, kernel: &impl Kernel) -> bool {
+    fn give(&self, node: Node, version: Version, ahead: Option<Ahead>, kernel: &impl Kernel) -> bool {
         // However giving ends, opens that wait for it go on.
         let _giving = Giving { handles: self, node };
         if !kernel.store(node) {
@@ -87,6 +83,7 @@ impl Handles {
             let Some(known) = tables.known.get_mut(&node) else { return false };
             let is_told = known.told == version;
             known.pages = is_told.then_some(version);
+            known.ahead = ahead.filter(|_| is_told);
             is_told
         };
         if !is_told {
