@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from functools import partial
 
 import torch
 import torchfs
@@ -15,32 +14,21 @@ BATCH = 32
 
 
 class Files(Dataset):
-    """Reads each file as one does that is opened once per epoch, of more than fits into memory: no page of it stays there."""
+    """Reads each file whole. What `gives_back` its pages to the kernel takes part of its time for that."""
 
-    def __init__(self, paths, read):
+    def __init__(self, paths, gives_back):
         self.paths = paths
-        self.read = read
+        self.gives_back = gives_back
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
-        return self.read(self.paths[index])
-
-
-def read_file(path):
-    with open(path, "rb", buffering=0) as file:
-        content = file.read()
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return content
-
-
-def read_plainly(path, file_bytes):
-    file = os.open(path, os.O_RDONLY)
-    content = os.read(file, file_bytes)
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(file)
-    return content
+        with open(self.paths[index], "rb", buffering=0) as file:
+            content = file.read()
+            if self.gives_back:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return content
 
 
 def main():
@@ -53,7 +41,7 @@ def main():
         order = RandomSampler(data, generator=torch.Generator().manual_seed(1))
     workers = how["workers"]
     sampler = torchfs.ScheduledSampler(order, data, batch_size=BATCH if workers else 1, num_workers=workers)
-    files = Files(data.paths, partial(read_plainly, file_bytes=how["bytes"]) if how["plainly"] else read_file)
+    files = Files(data.paths, how["gives_back"])
     loader = DataLoader(files, BATCH, sampler=sampler, num_workers=workers, collate_fn=len, persistent_workers=True) if workers else None
     for epoch in range(how["epochs"]):
         if how["mounts"] > 1:

@@ -284,7 +284,8 @@ pub struct Mount {
     #[arg(long, value_name = "POLICY", default_value_t = Prefetch::Auto)]
     pub prefetch: Prefetch,
     /// As in fstab: ro, rw, allow_other, noallow_other [default: allowed if root mounts], cache_dir=DIR, cache_size=SIZE,
-    /// eviction=POLICY, prefetch=POLICY, nopassthrough (the kernel reads no cached file by itself)
+    /// eviction=POLICY, prefetch=POLICY, nopassthrough (the kernel reads no cached file by itself), noawake (a virtual machine's
+    /// idle processors may be halted while small files of an announced order are read)
     #[arg(short, value_name = "OPT,...", value_delimiter = ',')]
     pub options: Vec<MountWord>,
     /// Return when the mount is usable, and go on in the background

@@ -15,6 +15,9 @@ pub struct MountStats {
     pub passthrough_opens: u64,
     /// Why the kernel reads none by itself, if it cannot.
     pub passthrough_refused: Option<String>,
+    /// For how many milliseconds idle processors were kept from being halted.
+    #[serde(default)]
+    pub awake_ms: u64,
     /// Operations of the kernel that wait for an answer.
     pub operations_in_flight: u64,
     /// What leaves the cache first when it is full.

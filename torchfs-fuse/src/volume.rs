@@ -12,6 +12,7 @@ pub use asked::{Allocate, Change, OpenHow, Seek, WriteAt};
 pub use xattrs::readable_xattr;
 
 use crate::MountOptions;
+use crate::awake::Awake;
 use crate::caller::Caller;
 use crate::control::Control;
 use crate::handles::{Handles, Inserted, Intent, NotInserted, OpenFile};
@@ -95,6 +96,7 @@ pub struct Volume {
     pub handles: Handles,
     pub told: Told,
     pub pages: Pages,
+    pub awake: Awake,
     /// There once the file system is mounted.
     pub notifier: OnceLock<Notifier>,
     pub tracer: Arc<Tracer>,
@@ -122,6 +124,7 @@ impl Volume {
             handles: Handles::default(),
             told: Told::new(options.kernel_ttl),
             pages: Pages::default(),
+            awake: if options.awake { Awake::on_this_machine() } else { Awake::new(None) },
             notifier: OnceLock::new(),
             tracer: Arc::default(),
             root: Mutex::default(),
@@ -141,6 +144,7 @@ impl Volume {
             opens: self.opens.load(Ordering::Relaxed),
             passthrough_opens: self.passthrough_opens.load(Ordering::Relaxed),
             passthrough_refused: self.passthrough_refused.get().cloned(),
+            awake_ms: self.awake.spent().as_millis() as u64,
             operations_in_flight,
             eviction: eviction.to_string(),
             prefetch: prefetch.to_string(),

@@ -1,5 +1,6 @@
 """Which files a dataset has, how a mount knows them, and what is found out about mounts."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -136,6 +137,21 @@ def test_stats_are_those_of_the_mount(train, tmp_path):
         torchfs.stats(tmp_path)
     with pytest.raises(FileNotFoundError, match="No such file.*nowhere/x'"):
         torchfs.stats(tmp_path / "nowhere/x")
+
+
+def test_of_a_killed_mount_it_is_told_what_to_do(mount, train, monkeypatch):
+    stat = os.stat
+
+    def of_a_killed_mount(path, **how):
+        if os.fspath(path).startswith(mount.point):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", of_a_killed_mount)
+    for asks in (torchfs.find_mount, torchfs.stats, torchfs.file_dataset):
+        with pytest.raises(OSError, match="was killed; `torchfs mount`") as told:
+            asks(train)
+        assert told.value.errno == errno.ENOTCONN
 
 
 def run(code):

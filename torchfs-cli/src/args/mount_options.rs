@@ -25,6 +25,8 @@ pub enum MountWord {
     Prefetch(Prefetch),
     /// `passthrough`, `nopassthrough`
     Passthrough(bool),
+    /// `awake`, `noawake`
+    Awake(bool),
     /// Words for mount(8) and its relatives, not for the file system.
     NotOurs,
 }
@@ -69,6 +71,8 @@ impl FromStr for MountWord {
             ("noallow_other", None) => Ok(MountWord::AllowOther(false)),
             ("passthrough", None) => Ok(MountWord::Passthrough(true)),
             ("nopassthrough", None) => Ok(MountWord::Passthrough(false)),
+            ("awake", None) => Ok(MountWord::Awake(true)),
+            ("noawake", None) => Ok(MountWord::Awake(false)),
             ("cache_dir", Some(dir)) if !dir.is_empty() => Ok(MountWord::CacheDir(dir.into())),
             ("cache_size", Some(size)) => size.parse().map(MountWord::CacheSize),
             ("eviction", Some(name)) => name.parse().map(MountWord::Eviction).map_err(|error: Error| error.to_string()),
@@ -78,7 +82,7 @@ impl FromStr for MountWord {
             }
             _ => {
                 let known = "ro, rw, allow_other, noallow_other, cache_dir=DIR, cache_size=SIZE, eviction=POLICY";
-                Err(format!("known are {known}, prefetch=POLICY, passthrough and nopassthrough"))
+                Err(format!("known are {known}, prefetch=POLICY, passthrough, nopassthrough, awake and noawake"))
             }
         }
     }
@@ -117,6 +121,11 @@ impl Mount {
     /// Whether the kernel may read cached files by itself.
     pub fn passes_through(&self) -> bool {
         self.last(|word| if let MountWord::Passthrough(passes) = word { Some(*passes) } else { None }).unwrap_or(true)
+    }
+
+    /// Whether idle processors may be kept from being halted.
+    pub fn keeps_awake(&self) -> bool {
+        self.last(|word| if let MountWord::Awake(awake) = word { Some(*awake) } else { None }).unwrap_or(true)
     }
 
     /// Whether other users may use it, if anybody said.
@@ -178,10 +187,10 @@ mod tests {
         let (_, given) = mount(&["torchfs", "mount", "--cache-dir", "/other", "-o", words, "/m"]).expect("parses");
         assert_eq!((given.is_read_only(), given.allow_other()), (false, Some(true)));
         assert_eq!((given.cache_dir(), given.cache_size()), (Some(Path::new("/c")), CacheSize::Bytes(1 << 30)));
-        assert!(plain.passes_through());
-        let words = "cache_size=25%,eviction=lfu,prefetch=history,nopassthrough";
+        assert!(plain.passes_through() && plain.keeps_awake());
+        let words = "cache_size=25%,eviction=lfu,prefetch=history,nopassthrough,noawake";
         let (_, given) = mount(&["torchfs", "mount", "--eviction", "fifo", "-o", words, "/m"]).expect("parses");
-        assert!(!given.passes_through());
+        assert!(!given.passes_through() && !given.keeps_awake());
         assert_eq!((given.cache_size(), given.eviction()), (CacheSize::Percent(25), Eviction::Lfu));
         assert_eq!((plain.prefetch(), given.prefetch()), (Prefetch::Auto, Prefetch::History));
         let (sizes, words) =

@@ -82,8 +82,8 @@ async fn start(global: &Global, args: &Mount) -> Outcome<Served> {
         Kind::Conflict => error.into(),
         _ => cannot_connect(error, &metas),
     })?;
-    let (read_only, passthrough) = (args.is_read_only(), args.passes_through());
-    let options = MountOptions { read_only, passthrough, ..MountOptions::default() };
+    let (read_only, passthrough, awake) = (args.is_read_only(), args.passes_through(), args.keeps_awake());
+    let options = MountOptions { read_only, passthrough, awake, ..MountOptions::default() };
     let allow_other = args.allow_other().unwrap_or(options.allow_other);
     let mounted = mount(client.clone(), &mountpoint, MountOptions { allow_other, ..options })?;
     check_usable(&mountpoint).await?;

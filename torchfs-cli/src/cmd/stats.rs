@@ -257,6 +257,7 @@ mod tests {
             opens: 45_000,
             passthrough_opens: 0,
             passthrough_refused: None,
+            awake_ms: 0,
             operations_in_flight: 1,
             eviction: "schedule".to_owned(),
             prefetch: "auto".to_owned(),

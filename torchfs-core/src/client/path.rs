@@ -343,7 +343,7 @@ enum Rest {
 /// A path as text for messages.
 pub(super) fn shown(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
-    if text.starts_with('/') { text.into_owned() } else { format!("/{text}") }
+    if text.starts_with('/') { text.into_owned() } else { format!("/{}", text.strip_prefix("./").unwrap_or(&text)) }
 }
 
 pub(super) fn no_such_file() -> Error {

@@ -89,7 +89,7 @@ async fn what_an_order_names_wrongly_is_counted_and_shown() {
         "data/class1//image00001",
         "/data/class0/image00000",
         "/data/class0",
-        "/data/class0/missing",
+        "./data/class0/missing",
         "/nowhere/image",
         "/data/class0/missing",
         "/",

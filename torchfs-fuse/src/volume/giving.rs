@@ -55,7 +55,11 @@ impl Volume {
     /// The small file that an announced order has after this one, if one reader alone follows the order.
     pub(super) fn next_to_give(&self, open: &OpenFile, reader: Caller) -> Option<DataFile> {
         let next = open.file.next_announced()?;
-        (is_small(next.bytes) && self.pages.is_same_reader(reader)).then_some(next)
+        if !is_small(next.bytes) || !self.pages.is_same_reader(reader) {
+            return None;
+        }
+        self.awake.opened();
+        Some(next)
     }
 
     /// Gives the kernel the pages of a file that is about to be opened, while its reader is busy with the one before.

@@ -5,7 +5,7 @@ import os
 from itertools import chain
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
-from torchfs.mount import Mount, PathLike
+from torchfs.mount import Mount, PathLike, find_mount
 
 Transform = Callable[[bytes, str], Any]
 Suffixes = Union[str, Iterable[str]]
@@ -36,6 +36,8 @@ class FileDataset:
     def __init__(self, root: PathLike, transform: Optional[Transform], suffixes: Suffixes) -> None:
         self.root = os.path.abspath(root)
         self.transform = transform
+        # Says so if the process of its mount was killed; a folder elsewhere will do as well.
+        find_mount(self.root)
         wanted = suffixes if isinstance(suffixes, str) else tuple(suffixes)
         self.paths = [os.path.join(self.root, path) for path in listing(self.root) if path.endswith(wanted)]
 
@@ -53,7 +55,7 @@ def file_dataset(path: PathLike, transform: Optional[Transform] = None, *, suffi
     """The regular files below `path` as a map-style dataset, in the order of the bytes of their paths.
 
     A sample is the file's content, or `transform(content, path)`. With `suffixes`, one or several, only files whose names end
-    so.
+    so. Raises OSError (ENOTCONN) if the process of its mount was killed.
     """
     return FileDataset(path, transform, "" if suffixes is None else suffixes)
 

@@ -61,6 +61,9 @@ fn spawn(global: &Global, args: &Mount, metas: &str, cache_dir: &Path, log: File
     if !args.passes_through() {
         command.arg("-onopassthrough");
     }
+    if !args.keeps_awake() {
+        command.arg("-onoawake");
+    }
     if let Some(allow) = args.allow_other() {
         command.arg(if allow { "-oallow_other" } else { "-onoallow_other" });
     }
