@@ -115,7 +115,9 @@ fn what_is_wrong_with_a_text_is_the_result_of_its_close_and_can_be_read() {
     assert_eq!(shown(&mount)["epochs"].as_array().map(Vec::len), Some(5));
     // What is refused withdraws nothing.
     let file = File::create(schedule(&mount)).expect("opens");
-    file.write_at(b"data/class3/0007.bin\n", 7).expect_err("not from its first byte");
+    file.write_at(b"data/class3/0007.bin\ndata/cl", 0).expect("writes");
+    file.write_at(b"ass3/0011.bin\n", 70).expect_err("not where it ends");
+    file.sync_all().expect_err("a part is missing");
     drop(file);
     let now = shown(&mount);
     assert!(now["error"].as_str().is_some_and(|error| error.contains("first byte")), "{now}");

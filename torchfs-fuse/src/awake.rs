@@ -32,6 +32,9 @@ const COUNTED: u64 = 32;
 /// ...and after that, whether they go on is seen so often.
 const SEEN: Duration = Duration::from_millis(20);
 
+/// After so long, if it could not be done.
+const TRIED_AGAIN: Duration = Duration::from_secs(60);
+
 /// Whether the processors are kept awake, by how often files are opened.
 #[derive(Debug)]
 pub struct Awake {
@@ -42,6 +45,7 @@ pub struct Awake {
     since: AtomicU64,
     began: Instant,
     wanted: Notify,
+    /// In microseconds.
     spent: AtomicU64,
 }
 
@@ -79,7 +83,7 @@ impl Awake {
 
     /// For how long they were kept awake.
     pub fn spent(&self) -> Duration {
-        Duration::from_millis(self.spent.load(Ordering::Relaxed))
+        Duration::from_micros(self.spent.load(Ordering::Relaxed))
     }
 
     /// Keeps them awake when it is worth it, until it is dropped; they may sleep as soon as the process is gone.
@@ -94,25 +98,23 @@ impl Awake {
                         "idle processors are halted while small files are read: {}: {error}",
                         device.display()
                     );
-                    return std::future::pending().await;
+                    tokio::time::sleep(TRIED_AGAIN).await;
+                    continue;
                 }
             };
-            let began = Instant::now();
-            self.while_often().await;
+            while self.are_often().await {}
             drop(held);
-            self.spent.fetch_add(began.elapsed().as_millis() as u64, Ordering::Relaxed);
         }
     }
 
-    async fn while_often(&self) {
-        loop {
-            let (before, began) = (self.opens.load(Ordering::Relaxed), Instant::now());
-            tokio::time::sleep(SEEN).await;
-            let opens = self.opens.load(Ordering::Relaxed) - before;
-            if began.elapsed() > OFTEN.saturating_mul(u32::try_from(opens).unwrap_or(u32::MAX)) {
-                return;
-            }
-        }
+    /// Sees for a while, which counts as spent, whether files are opened often.
+    async fn are_often(&self) -> bool {
+        let (before, began) = (self.opens.load(Ordering::Relaxed), Instant::now());
+        tokio::time::sleep(SEEN).await;
+        let opens = self.opens.load(Ordering::Relaxed) - before;
+        let passed = began.elapsed();
+        self.spent.fetch_add(passed.as_micros() as u64, Ordering::Relaxed);
+        passed <= OFTEN.saturating_mul(u32::try_from(opens).unwrap_or(u32::MAX))
     }
 }
 

@@ -256,5 +256,11 @@ fn mount_error(mountpoint: &Path, error: std::io::Error) -> Error {
     if !Path::new("/dev/fuse").exists() {
         return Error::caused(Kind::NotPermitted, format!("mount {at}: this machine has no /dev/fuse"), error);
     }
+    if error.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() {
+        let message = format!(
+            "mount {at}: not root, who may open /dev/fuse with mode 0666 and with fusermount3 (package fuse3) only"
+        );
+        return Error::caused(Kind::NotPermitted, message, error);
+    }
     Error::io(format!("mount {at}"), error)
 }

@@ -46,6 +46,8 @@ struct TextState {
     writers: Option<Writers>,
     /// Somebody wrote, or tried.
     is_meant: bool,
+    /// Why some of it is missing, if a write failed.
+    spoilt: Option<Error>,
     /// Which epoch it is of if it does not say.
     epoch: Option<u64>,
 }
@@ -81,7 +83,13 @@ impl Orders {
 
     /// Begins a text, through this handle.
     pub fn open(&self, handle: u64) -> u64 {
-        let state = TextState { text: Arc::new(Written::new(&self.room)), writers: None, is_meant: false, epoch: None };
+        let state = TextState {
+            text: Arc::new(Written::new(&self.room)),
+            writers: None,
+            is_meant: false,
+            spoilt: None,
+            epoch: None,
+        };
         lock(&self.texts).insert(handle, Arc::new(Text { state: Mutex::new(state) }));
         self.count.fetch_add(1, Ordering::Release);
         handle
@@ -92,7 +100,7 @@ impl Orders {
         if self.count.load(Ordering::Acquire) == 0 { None } else { lock(&self.texts).get(&handle).cloned() }
     }
 
-    /// Adds to the end of a text.
+    /// Adds to the end of a text. After this failed once, the text counts for nothing.
     ///
     /// # Errors
     /// `InvalidInput` elsewhere, and while it is being understood; as [`Written::write`].
@@ -111,8 +119,11 @@ impl Orders {
     pub async fn take(&self, client: &Client, text: &Text) -> Result<()> {
         let _turn = self.turn.lock().await;
         let next = client.announced().last().map_or(0, |epoch| epoch.epoch + 1);
-        let Some((text, epoch)) = text.take(next) else { return Ok(()) };
-        let result = self.announce(client, text, epoch).await;
+        let result = match text.take(next) {
+            Ok(Some((text, epoch))) => self.announce(client, text, epoch).await,
+            Ok(None) => return Ok(()),
+            Err(spoilt) => Err(spoilt),
+        };
         let mut state = lock(&self.state);
         state.error = result.as_ref().err().map(ToString::to_string);
         match result? {
@@ -179,11 +190,15 @@ impl Text {
     fn write(&self, at: WriteAt, data: &[u8], caller: Caller) -> Result<()> {
         let mut state = lock(&self.state);
         state.is_meant = true;
+        state.writers.get_or_insert_default().add(caller);
         let busy =
             || Error::new(Kind::InvalidInput, "the order is being taken in: write on when close or fsync has returned");
-        Arc::get_mut(&mut state.text).ok_or_else(busy)?.write(at, data)?;
-        state.writers.get_or_insert_default().add(caller);
-        Ok(())
+        let written = Arc::get_mut(&mut state.text).ok_or_else(busy).and_then(|text| text.write(at, data));
+        if let Err(error) = &written {
+            let message = format!("a part of it could not be written, so none of it counts: {error}");
+            state.spoilt.get_or_insert_with(|| Error::new(error.kind(), message));
+        }
+        written
     }
 
     /// Whether this process wrote something that was not taken in yet. Others that close the file only inherited it.
@@ -192,10 +207,46 @@ impl Text {
     }
 
     /// All that was written if there is news, and the epoch that it is of if it does not say.
-    fn take(&self, next: u64) -> Option<(Arc<Written>, u64)> {
+    ///
+    /// # Errors
+    /// If some of it is missing, as the write said that failed.
+    fn take(&self, next: u64) -> Result<Option<(Arc<Written>, u64)>> {
         let mut state = lock(&self.state);
-        state.writers.take()?;
+        if state.writers.take().is_none() {
+            return Ok(None);
+        }
+        if let Some(spoilt) = &state.spoilt {
+            return Err(spoilt.clone());
+        }
         let epoch = *state.epoch.get_or_insert(next);
-        Some((state.text.clone(), epoch))
+        Ok(Some((state.text.clone(), epoch)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_text_that_lacks_a_part_nothing_counts() {
+        let orders = Orders::new("/mnt".into(), Room::default());
+        let (whole, cut) = (orders.open(1), orders.open(2));
+        let (whole, cut) = (orders.text(whole).expect("is open"), orders.text(cut).expect("is open"));
+        let caller = Caller(1);
+        for text in [&whole, &cut] {
+            orders.write(text, WriteAt::Offset(0), b"a\nb", caller).expect("at its end");
+        }
+        let failed = orders.write(&cut, WriteAt::Offset(100), b"c\n", caller).expect_err("not at its end");
+        orders.write(&cut, WriteAt::Offset(3), b"c\n", caller).expect("at its end");
+        let (text, epoch) = whole.take(4).expect("is whole").expect("is news");
+        assert_eq!((text.bytes(), epoch), (&b"a\nb"[..], 4));
+        assert!(whole.take(4).expect("is whole").is_none());
+        assert!(orders.write(&whole, WriteAt::Offset(3), b"c", caller).is_err(), "it is being understood");
+        drop(text);
+        for text in [&cut, &whole] {
+            let error = text.take(5).expect_err("lacks a part");
+            assert!(text.is_written_by(caller) || error.kind() == failed.kind(), "{error}");
+            assert!(error.to_string().contains("none of it counts"), "{error}");
+        }
     }
 }

@@ -151,7 +151,7 @@ def test_of_a_killed_mount_it_is_told_what_to_do(mount, train, monkeypatch):
     for asks in (torchfs.find_mount, torchfs.stats, torchfs.file_dataset):
         with pytest.raises(OSError, match="was killed; `torchfs mount`") as told:
             asks(train)
-        assert told.value.errno == errno.ENOTCONN
+        assert (told.value.errno, told.value.filename) == (errno.ENOTCONN, mount.point)
 
 
 def run(code):

@@ -193,8 +193,10 @@ mod tests {
         assert!(!given.passes_through() && !given.keeps_awake());
         assert_eq!((given.cache_size(), given.eviction()), (CacheSize::Percent(25), Eviction::Lfu));
         assert_eq!((plain.prefetch(), given.prefetch()), (Prefetch::Auto, Prefetch::History));
-        let (sizes, words) =
-            (["cache_size=much", "cache_size=0%", "cache_size=101%"], ["read_only", "ro=1", "cache_dir="]);
+        let (sizes, words) = (
+            ["cache_size=much", "cache_size=10", "cache_size=0%", "cache_size=101%"],
+            ["read_only", "ro=1", "cache_dir="],
+        );
         for bad in sizes.into_iter().chain(words).chain(["eviction=mru", "prefetch=oracle"]) {
             let error = mount(&["torchfs", "mount", "-o", bad, "/m"]).expect_err(bad).to_string();
             assert!(error.contains(bad), "{error}");

@@ -158,9 +158,18 @@ impl FromStr for CacheSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        CacheSize::parse(text, "a disk")
+        match CacheSize::parse(text, "a disk")? {
+            // A number alone is bytes, and who forgot the unit would lose what is cached.
+            CacheSize::Bytes(bytes @ 1..BLOCK_BYTES) => {
+                Err(format!("{bytes} bytes hold no file: write {bytes}GiB, {bytes}MiB or a part of the disk as 25%"))
+            }
+            size => Ok(size),
+        }
     }
 }
+
+/// What a file takes of a disk at least.
+const BLOCK_BYTES: u64 = 4096;
 
 impl CacheSize {
     fn parse(text: &str, whole: &str) -> Result<Self, String> {

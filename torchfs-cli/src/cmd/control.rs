@@ -171,7 +171,7 @@ fn open(mountpoint: &Path) -> Outcome<File> {
     let opened = File::options().read(true).write(true).open(mountpoint.join(".torchfs/control"));
     opened.map_err(|error| match error.kind() {
         ErrorKind::ReadOnlyFilesystem => {
-            Failure::new(Exit::Permission, format!("{shown} is mounted read-only, and takes no requests so"))
+            Failure::new(Exit::Permission, format!("{shown} is mounted read-only: it takes no requests"))
                 .hint("mount it without ro; file permissions or another mount keep it from being written to")
         }
         ErrorKind::NotFound => Failure::new(Exit::WrongPeer, format!("{shown} takes no requests"))

@@ -88,7 +88,8 @@ pub fn write_text(out: &mut impl Write, path: &str, warmth: &Warmth, seconds: Op
 }
 
 fn checked(warmth: &Warmth) -> Outcome {
-    if warmth.is_complete() { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
+    let is_whole = warmth.is_complete() && warmth.unknown == 0;
+    if is_whole { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
 /// What is wrong if not everything is there that was to be.

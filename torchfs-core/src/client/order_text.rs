@@ -70,12 +70,12 @@ fn wrong(line: usize, what: &str) -> Error {
 }
 
 fn index((line, number): (&str, usize)) -> Result<u32> {
-    let index = line.parse::<u64>();
+    if !line.bytes().all(|byte| byte.is_ascii_digit()) {
+        let what = "the header names a folder, so each line is a number from 0";
+        return Err(wrong(number, &format!("is no index: '{}'; {what}", shortly(line))));
+    }
     // One that is past the end of any list is unknown, as one is that is past the end of this.
-    let index = index.map(|index| u32::try_from(index).unwrap_or(u32::MAX));
-    let what =
-        || format!("is no index: '{}'; the header names a folder, so each line is a number from 0", shortly(line));
-    index.map_err(|_| wrong(number, &what()))
+    Ok(line.parse().unwrap_or(u32::MAX))
 }
 
 fn path((line, number): (&str, usize)) -> Result<Cow<'_, str>> {
@@ -126,7 +126,10 @@ mod tests {
     fn a_header_says_what_the_lines_are() {
         let order = EpochOrder::indices(3, "train", vec![2, 0, u32::MAX]).with_rank(1, 4).expect("a rank");
         let text = r#"{"epoch": 3, "folder": "train", "rank": 1, "world_size": 4, "workers": 2, "batch_size": 8}"#;
-        assert_eq!(shown(&format!("{text}\n2\n0\n99999999999\n")), format!("{:?}", order.with_workers(2, 8)));
+        assert_eq!(
+            shown(&format!("{text}\n2\n0\n99999999999999999999999\n")),
+            format!("{:?}", order.with_workers(2, 8))
+        );
         let order = EpochOrder::paths(9, vec!["{x}\n".to_owned(), "\"".to_owned()]);
         assert_eq!(shown("{\"epoch\": 9}\n\"{x}\\n\"\n\"\\\"\"\n"), format!("{order:?}"));
     }

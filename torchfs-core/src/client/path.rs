@@ -340,10 +340,13 @@ enum Rest {
     Something,
 }
 
-/// A path as text for messages.
+/// A path as text for messages: the beginning of one that is longer than any can be.
 pub(super) fn shown(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(path);
-    if text.starts_with('/') { text.into_owned() } else { format!("/{}", text.strip_prefix("./").unwrap_or(&text)) }
+    const SHOWN_MAX: usize = 4096;
+    let path = path.strip_prefix(b"./").unwrap_or(path);
+    let text = String::from_utf8_lossy(&path[..path.len().min(SHOWN_MAX)]);
+    let (begin, end) = (if text.starts_with('/') { "" } else { "/" }, if path.len() > SHOWN_MAX { "…" } else { "" });
+    format!("{begin}{text}{end}")
 }
 
 pub(super) fn no_such_file() -> Error {

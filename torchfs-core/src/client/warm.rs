@@ -139,7 +139,11 @@ impl Client {
                 let key = files.files()[*at as usize].key;
                 below.as_ref().is_none_or(|below| below.as_listed(key).is_some())
             };
-            let order = schedule.order().iter().copied().filter(is_below).collect();
+            let order: Vec<u32> = schedule.order().iter().copied().filter(is_below).collect();
+            if order.is_empty() {
+                let message = format!("none of the {} files of the order is below it", schedule.order().len());
+                return Err(Error::new(Kind::NotFound, message)).context(|| shown(&path));
+            }
             Ok(Named {
                 files,
                 order: Some(order),

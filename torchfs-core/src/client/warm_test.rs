@@ -153,6 +153,12 @@ async fn an_order_counts_as_far_as_it_is_below_the_path() {
 
     let one = cached.warm(WarmOrder::below(path(9))).await;
     assert_eq!((one.files, one.cached_files), (1, 1));
+    let elsewhere = WarmOrder::below("data/class0").in_order_of(EpochOrder::indices(0, "data/class2", vec![0, 1]));
+    let nothing = cached.client.warm(elsewhere).await.expect_err("the order is of other files");
+    assert!(
+        nothing.kind() == Kind::NotFound && nothing.to_string().contains("/data/class0: none of the 2 files"),
+        "{nothing}"
+    );
     let missing = cached.client.warm(WarmOrder::below("/nowhere")).await.expect_err("nothing is there");
     assert!(missing.kind() == Kind::NotFound && missing.to_string().contains("/nowhere"), "{missing}");
     let uncached = cached.rig.client().await;

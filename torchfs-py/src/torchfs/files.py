@@ -2,6 +2,7 @@
 
 import json
 import os
+from io import FileIO
 from itertools import chain
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
@@ -47,8 +48,15 @@ class FileDataset:
     def __getitem__(self, index: int) -> Any:
         path = self.paths[index]
         with open(path, "rb", buffering=0) as file:
-            content = file.readall()
+            content = _read(file, path)
         return content if self.transform is None else self.transform(content, path)
+
+
+def _read(file: FileIO, path: str) -> bytes:
+    try:
+        return file.readall()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def file_dataset(path: PathLike, transform: Optional[Transform] = None, *, suffixes: Optional[Suffixes] = None) -> FileDataset:

@@ -12,6 +12,9 @@ PathLike = Union[str, "os.PathLike[str]"]
 # Lines that are joined before they are written: some hundred KiB, however long an order is.
 _LINES_PER_WRITE = 16384
 
+# What an errno means for orders.
+_REASONS = {errno.EROFS: "the mount is read-only and takes no orders: mount it without ro"}
+
 
 class Mount:
     """The TorchFS mount at `point`. Makes no check; `find_mount` does."""
@@ -34,7 +37,7 @@ class Mount:
             self._write(header, lines)
         except OSError as error:
             # What is wrong with a text the mount says in words; an errno has none.
-            reason = self.announced().get("error") if error.errno == errno.EINVAL else None
+            reason = self.announced().get("error") if error.errno == errno.EINVAL else _REASONS.get(error.errno)
             raise OSError(error.errno, reason or error.strerror, self._file("schedule")) from error
 
     def announced(self) -> Dict[str, Any]:
@@ -103,15 +106,26 @@ def _is_mount(folder: str) -> bool:
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             reason = "the process of its mount was killed; `torchfs mount` of the mountpoint mounts it again"
-            raise OSError(errno.ENOTCONN, reason, folder) from error
+            raise OSError(errno.ENOTCONN, reason, _first_gone(folder)) from error
         return False
     return True
+
+
+def _first_gone(folder: str) -> str:
+    """The mountpoint of a killed mount."""
+    while True:
+        parent = os.path.dirname(folder)
+        try:
+            os.stat(parent)
+            return folder
+        except OSError:
+            folder = parent
 
 
 def stats(path: PathLike) -> Dict[str, Any]:
     """The counters of the mount that holds `path`.
 
-    Raises ValueError if there is none, and FileNotFoundError if there is no such path.
+    Raises ValueError if there is none, FileNotFoundError if there is no such path either, and OSError (ENOTCONN) if its process was killed.
     """
     mount = find_mount(path)
     if mount is None:
