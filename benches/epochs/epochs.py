@@ -137,7 +137,7 @@ def train(mounts, arrangement, options):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "torchfs-py" / "src"), "LOCAL_WORLD_SIZE": "1"}
     readers = []
     for rank, mount in enumerate(mounts[:arrangement.mounts]):
-        how = {**asdict(arrangement), "folder": str(mount.point / "data"), "rank": rank, "epochs": options.epochs, "bytes": options.bytes}
+        how = {**asdict(arrangement), "folder": str(mount.point / "data"), "rank": rank, "epochs": options.epochs}
         command = [sys.executable, HERE / "reader.py", json.dumps(how)]
         readers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     try:

@@ -218,7 +218,7 @@ fn line(answer: &Answer) -> Vec<u8> {
 
 /// Does what a request asks, and says how far it is.
 async fn work(client: &Client, text: Written, mountpoint: PathBuf, say: &watch::Sender<Answer>) -> Result<Answer> {
-    let (text, _held) = text.into_parts();
+    let (text, _held) = text.into_parts()?;
     let parsed = tokio::task::spawn_blocking(move || parse(&text, &mountpoint)).await;
     let (request, order) = parsed.map_err(|error| Error::caused(Kind::Cancelled, "read the request", error))??;
     let of = |path: String| match order.clone() {

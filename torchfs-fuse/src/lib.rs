@@ -258,7 +258,7 @@ fn mount_error(mountpoint: &Path, error: std::io::Error) -> Error {
     }
     if error.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() {
         let message = format!(
-            "mount {at}: not root, who may open /dev/fuse with mode 0666 and with fusermount3 (package fuse3) only"
+            "mount {at}: who is not root needs fusermount3 (package fuse3), and a /dev/fuse that all may open (mode 0666)"
         );
         return Error::caused(Kind::NotPermitted, message, error);
     }

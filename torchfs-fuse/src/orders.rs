@@ -44,10 +44,6 @@ struct TextState {
     text: Arc<Written>,
     /// Who wrote since it was taken last.
     writers: Option<Writers>,
-    /// Somebody wrote, or tried.
-    is_meant: bool,
-    /// Why some of it is missing, if a write failed.
-    spoilt: Option<Error>,
     /// Which epoch it is of if it does not say.
     epoch: Option<u64>,
 }
@@ -83,13 +79,7 @@ impl Orders {
 
     /// Begins a text, through this handle.
     pub fn open(&self, handle: u64) -> u64 {
-        let state = TextState {
-            text: Arc::new(Written::new(&self.room)),
-            writers: None,
-            is_meant: false,
-            spoilt: None,
-            epoch: None,
-        };
+        let state = TextState { text: Arc::new(Written::new(&self.room)), writers: None, epoch: None };
         lock(&self.texts).insert(handle, Arc::new(Text { state: Mutex::new(state) }));
         self.count.fetch_add(1, Ordering::Release);
         handle
@@ -100,7 +90,7 @@ impl Orders {
         if self.count.load(Ordering::Acquire) == 0 { None } else { lock(&self.texts).get(&handle).cloned() }
     }
 
-    /// Adds to the end of a text. After this failed once, the text counts for nothing.
+    /// Adds to the end of a text.
     ///
     /// # Errors
     /// `InvalidInput` elsewhere, and while it is being understood; as [`Written::write`].
@@ -119,11 +109,8 @@ impl Orders {
     pub async fn take(&self, client: &Client, text: &Text) -> Result<()> {
         let _turn = self.turn.lock().await;
         let next = client.announced().last().map_or(0, |epoch| epoch.epoch + 1);
-        let result = match text.take(next) {
-            Ok(Some((text, epoch))) => self.announce(client, text, epoch).await,
-            Ok(None) => return Ok(()),
-            Err(spoilt) => Err(spoilt),
-        };
+        let Some((text, epoch)) = text.take(next) else { return Ok(()) };
+        let result = self.announce(client, text, epoch).await;
         let mut state = lock(&self.state);
         state.error = result.as_ref().err().map(ToString::to_string);
         match result? {
@@ -138,7 +125,7 @@ impl Orders {
 
     async fn announce(&self, client: &Client, text: Arc<Written>, epoch: u64) -> Result<Option<Announced>> {
         let mountpoint = self.mountpoint.clone();
-        let parse = move || EpochOrder::parse(text.bytes(), Some(&mountpoint), epoch);
+        let parse = move || EpochOrder::parse(text.bytes()?, Some(&mountpoint), epoch);
         let parsed = tokio::task::spawn_blocking(parse).await;
         let order = parsed.map_err(|error| Error::caused(Kind::Cancelled, "read the order", error))??;
         match order {
@@ -158,7 +145,7 @@ impl Orders {
     pub fn close(&self, client: &Client, handle: u64) -> bool {
         let Some(text) = lock(&self.texts).remove(&handle) else { return false };
         self.count.fetch_sub(1, Ordering::Release);
-        if !lock(&text.state).is_meant {
+        if lock(&text.state).text.is_untouched() {
             client.forget_announced();
             *lock(&self.state) = State::default();
         }
@@ -189,16 +176,13 @@ impl Orders {
 impl Text {
     fn write(&self, at: WriteAt, data: &[u8], caller: Caller) -> Result<()> {
         let mut state = lock(&self.state);
-        state.is_meant = true;
         state.writers.get_or_insert_default().add(caller);
         let busy =
             || Error::new(Kind::InvalidInput, "the order is being taken in: write on when close or fsync has returned");
-        let written = Arc::get_mut(&mut state.text).ok_or_else(busy).and_then(|text| text.write(at, data));
-        if let Err(error) = &written {
-            let message = format!("a part of it could not be written, so none of it counts: {error}");
-            state.spoilt.get_or_insert_with(|| Error::new(error.kind(), message));
+        match Arc::get_mut(&mut state.text) {
+            Some(text) => text.write(at, data),
+            None => Err(busy()).inspect_err(|error| state.text.spoil(error)),
         }
-        written
     }
 
     /// Whether this process wrote something that was not taken in yet. Others that close the file only inherited it.
@@ -207,19 +191,11 @@ impl Text {
     }
 
     /// All that was written if there is news, and the epoch that it is of if it does not say.
-    ///
-    /// # Errors
-    /// If some of it is missing, as the write said that failed.
-    fn take(&self, next: u64) -> Result<Option<(Arc<Written>, u64)>> {
+    fn take(&self, next: u64) -> Option<(Arc<Written>, u64)> {
         let mut state = lock(&self.state);
-        if state.writers.take().is_none() {
-            return Ok(None);
-        }
-        if let Some(spoilt) = &state.spoilt {
-            return Err(spoilt.clone());
-        }
+        state.writers.take()?;
         let epoch = *state.epoch.get_or_insert(next);
-        Ok(Some((state.text.clone(), epoch)))
+        Some((state.text.clone(), epoch))
     }
 }
 
@@ -238,14 +214,14 @@ mod tests {
         }
         let failed = orders.write(&cut, WriteAt::Offset(100), b"c\n", caller).expect_err("not at its end");
         orders.write(&cut, WriteAt::Offset(3), b"c\n", caller).expect("at its end");
-        let (text, epoch) = whole.take(4).expect("is whole").expect("is news");
-        assert_eq!((text.bytes(), epoch), (&b"a\nb"[..], 4));
-        assert!(whole.take(4).expect("is whole").is_none());
+        let (text, epoch) = whole.take(4).expect("is news");
+        assert_eq!((text.bytes().expect("is whole"), epoch), (&b"a\nb"[..], 4));
+        assert!(whole.take(4).is_none());
         assert!(orders.write(&whole, WriteAt::Offset(3), b"c", caller).is_err(), "it is being understood");
         drop(text);
         for text in [&cut, &whole] {
-            let error = text.take(5).expect_err("lacks a part");
-            assert!(text.is_written_by(caller) || error.kind() == failed.kind(), "{error}");
+            let error = text.take(5).expect("is news").0.bytes().expect_err("lacks a part");
+            assert_eq!(error.kind(), failed.kind(), "{error}");
             assert!(error.to_string().contains("none of it counts"), "{error}");
         }
     }

@@ -1,8 +1,8 @@
 //! [`Written`]: what a program writes to a file in `.torchfs`, to be understood when it is complete.
 
 use crate::volume::WriteAt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use torchfs_core::{Error, Kind, Result};
 
 /// All that is being written to one mount: an order of ten million paths of a hundred bytes.
@@ -46,24 +46,44 @@ impl Drop for Held {
 pub struct Written {
     bytes: Vec<u8>,
     held: Held,
+    /// Why a part is missing, if one could not be written.
+    spoilt: OnceLock<Error>,
 }
 
 impl Written {
     /// Nothing yet.
     pub fn new(room: &Room) -> Self {
-        Written { bytes: Vec::new(), held: Held { bytes: 0, room: room.clone() } }
+        Written { bytes: Vec::new(), held: Held { bytes: 0, room: room.clone() }, spoilt: OnceLock::new() }
     }
 
     /// What was written.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    ///
+    /// # Errors
+    /// If a part could not be.
+    pub fn bytes(&self) -> Result<&[u8]> {
+        self.spoilt.get().map_or(Ok(&self.bytes), |spoilt| Err(spoilt.clone()))
     }
 
-    /// Adds to its end.
+    /// Whether nobody wrote, or tried.
+    pub fn is_untouched(&self) -> bool {
+        self.bytes.is_empty() && self.spoilt.get().is_none()
+    }
+
+    /// A part could not be written: the text counts for nothing.
+    pub fn spoil(&self, error: &Error) {
+        let message = format!("a part of it could not be written, so none of it counts: {error}");
+        self.spoilt.get_or_init(|| Error::new(error.kind(), message));
+    }
+
+    /// Adds to its end. After this failed once, the text counts for nothing.
     ///
     /// # Errors
     /// `InvalidInput` elsewhere; `TooLarge` if all that is written to the mount at the moment comes to more than 1 GiB.
     pub fn write(&mut self, at: WriteAt, data: &[u8]) -> Result<()> {
+        self.add(at, data).inspect_err(|error| self.spoil(error))
+    }
+
+    fn add(&mut self, at: WriteAt, data: &[u8]) -> Result<()> {
         let bytes = self.bytes.len() as u64;
         if at.in_text(bytes) != bytes {
             let message = "what is in .torchfs is written from its first byte to its last";
@@ -75,8 +95,11 @@ impl Written {
     }
 
     /// The text, and its room, which whatever is made of it goes on to take.
-    pub fn into_parts(self) -> (Vec<u8>, Held) {
-        (self.bytes, self.held)
+    ///
+    /// # Errors
+    /// As [`Written::bytes`].
+    pub fn into_parts(self) -> Result<(Vec<u8>, Held)> {
+        self.spoilt.into_inner().map_or(Ok((self.bytes, self.held)), Err)
     }
 }
 
@@ -90,13 +113,18 @@ mod tests {
         let (mut one, mut two) = (Written::new(&room), Written::new(&room));
         one.write(WriteAt::Offset(0), b"ab").expect("at its end");
         one.write(WriteAt::Offset(2), b"c").expect("at its end");
-        assert_eq!(one.write(WriteAt::Offset(1), b"x").expect_err("not at its end").kind(), Kind::InvalidInput);
         one.write(WriteAt::End(99), b"").expect("wherever the kernel thinks that its end is");
-        assert_eq!(one.bytes(), b"abc");
+        assert_eq!(one.bytes().expect("is whole"), b"abc");
+        let mut cut = Written::new(&room);
+        assert_eq!(cut.write(WriteAt::Offset(1), b"x").expect_err("not at its end").kind(), Kind::InvalidInput);
+        cut.write(WriteAt::Offset(0), b"").expect("at its end");
+        assert_eq!(cut.bytes().expect_err("a part is missing").kind(), Kind::InvalidInput);
+        assert!(!cut.is_untouched() && two.is_untouched());
+        assert_eq!(cut.into_parts().expect_err("a part is missing").kind(), Kind::InvalidInput);
         let mut rest = Held { bytes: 0, room: room.clone() };
         rest.add(BYTES_MAX - 4).expect("one byte is left");
         assert_eq!(two.write(WriteAt::Offset(0), b"de").expect_err("there is no room").kind(), Kind::TooLarge);
-        let (text, held) = one.into_parts();
+        let (text, held) = one.into_parts().expect("is whole");
         drop(text);
         assert_eq!(two.write(WriteAt::Offset(0), b"de").expect_err("it is still held").kind(), Kind::TooLarge);
         drop(held);

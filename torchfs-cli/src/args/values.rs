@@ -160,15 +160,15 @@ impl FromStr for CacheSize {
     fn from_str(text: &str) -> Result<Self, String> {
         match CacheSize::parse(text, "a disk")? {
             // A number alone is bytes, and who forgot the unit would lose what is cached.
-            CacheSize::Bytes(bytes @ 1..BLOCK_BYTES) => {
-                Err(format!("{bytes} bytes hold no file: write {bytes}GiB, {bytes}MiB or a part of the disk as 25%"))
-            }
+            CacheSize::Bytes(bytes @ 1..BLOCK_BYTES) => Err(format!(
+                "{bytes} bytes are less than a block of a disk: write {bytes}GiB, {bytes}MiB or a part of the disk as 25%"
+            )),
             size => Ok(size),
         }
     }
 }
 
-/// What a file takes of a disk at least.
+/// What a file takes of most disks at least.
 const BLOCK_BYTES: u64 = 4096;
 
 impl CacheSize {
